@@ -1,0 +1,73 @@
+"""Opening a bundle: the folder that an export leaves and that serving reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ohlol.artifacts.errors import BundleError
+from ohlol.artifacts.files import sha256
+from ohlol.artifacts.manifest import Manifest
+
+HELLO = "hello"  # the name of the bundle shipped in the package
+
+
+class Layout:
+    """Every file name of a bundle; no other module spells one."""
+
+    manifest = "manifest.json"
+    onnx = "model.onnx"
+    torchscript = "model.torchscript.pt"
+    proof = "proof.json"
+    card = "README.md"
+    test_data = "test_data_set_{}"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file was there with the right digest when it was opened.
+
+    `contents` holds the bytes that were checked, by the name in the manifest: what runs is what was
+    checked, whatever happens to the folder afterwards.
+    """
+
+    path: Path
+    manifest: Manifest
+    contents: dict[str, bytes]
+
+
+def shipped() -> Path:
+    """The folder of the `hello` bundle inside the package."""
+    return Path(__file__).parent / HELLO
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read a bundle and check each file's digest. Raises `BundleError`, naming what is wrong."""
+    where = path / Layout.manifest
+    if not path.is_dir():
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise BundleError(f"{path}: {problem}; expected a bundle made by `ohlol export`")
+    if not where.is_file():
+        hint = ""
+        if (path / "recipe.toml").is_file():
+            hint = f"; it looks like a run: make a bundle of it with `ohlol export {path}`"
+        raise BundleError(f"{path}: has no {Layout.manifest}, so it is not a bundle{hint}")
+    manifest = Manifest.from_json(where.read_bytes(), str(where))
+    if Layout.onnx not in manifest.files:
+        raise BundleError(f"{where}: lists no {Layout.onnx}; the bundle is damaged, export it again")
+    root = path.resolve()
+    contents: dict[str, bytes] = {}
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.resolve().is_relative_to(root):
+            raise BundleError(f"{file}: a link that leaves the bundle; refused")
+        if not file.is_file():
+            raise BundleError(f"{file}: missing; the manifest lists it. Copy or export the bundle again")
+        data = file.read_bytes()
+        if sha256(data) != entry.sha256:
+            raise BundleError(
+                f"{file}: damaged or changed: its sha256 is {sha256(data)[:12]}…, the manifest says "
+                f"{entry.sha256[:12]}…; copy or export the bundle again"
+            )
+        contents[name] = data
+    return Bundle(path, manifest, contents)

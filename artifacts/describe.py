@@ -1,0 +1,110 @@
+"""What a run or a bundle is, in lines for a person. Reads the files themselves, so torch is not needed."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from ohlol.artifacts.errors import CheckpointError
+from ohlol.artifacts.manifest import Manifest
+from ohlol.artifacts.run import Layout, Vocabulary, checkpoint, require
+
+Facts = list[tuple[str, str]]
+
+
+def describe_manifest(manifest: Manifest) -> Facts:
+    """The facts of a bundle or of a single `.onnx` file."""
+    facts = manifest.facts()
+    source = manifest.provenance.get("checkpoint", {})
+    versions = manifest.provenance.get("versions", {})
+    return [
+        ("task", manifest.task),
+        ("network", _network(manifest.network)),
+        *_vocabulary(manifest.alphabet.characters, manifest.alphabet.normalisation, manifest.labels),
+        ("contract", f"version {facts['contract_version']}, opset {facts['opset']}"),
+        *((kind[:-1], _tensor(tensor)) for kind in ("inputs", "outputs") for tensor in facts[kind]),
+        *_metrics(manifest.metrics),
+        ("checkpoint", f"{source.get('which')}, epoch {source.get('epoch')}, sha256 {source.get('sha256')}"),
+        *((f"{stage} with", _pairs(named)) for stage, named in versions.items()),
+        *((name, f"{entry.bytes:,} bytes") for name, entry in manifest.files.items() if "/" not in name),
+    ]
+
+
+def describe_run(folder: Path) -> Facts:
+    """The facts of a run folder, with the shape of every weight."""
+    try:
+        recipe = tomllib.loads(require(folder / Layout.recipe).read_text(encoding="utf-8"))
+        state = json.loads(require(checkpoint(folder, Layout.last) / Layout.state).read_bytes())
+        path = folder / Layout.results
+        results = json.loads(path.read_bytes()) if path.is_file() else {}
+        shapes = _shapes(checkpoint(folder, Layout.best) / Layout.model)
+        vocabulary = Vocabulary.load(folder)
+        position = f"{state['epoch']} of {recipe['train']['epochs']}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: damaged ({error!r}); train again") from error
+    count = sum(_product(shape) for shape in shapes.values())
+    return [
+        ("task", recipe["task"]["kind"]),
+        ("network", _network(recipe["model"])),
+        *_vocabulary(vocabulary.alphabet.characters, vocabulary.alphabet.normalisation, vocabulary.labels),
+        ("epochs", f"{position}; best: {state['best_epoch']}"),
+        *_metrics(results),
+        ("parameters", f"{count:,}"),
+        *((name, "(" + ", ".join(map(str, shape)) + ")") for name, shape in shapes.items()),
+    ]
+
+
+def table(facts: Facts) -> str:
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+
+
+def _network(network: dict[str, Any]) -> str:
+    size = f" {network['embedding_size']}" if network["input"] == "embedding" else ""
+    ways = "both ways" if network["bidirectional"] else "one way"
+    head = "linear" if network["head"] == "linear" else "hidden state is the answer"
+    layers = f"{network['num_layers']} × {network['cell']} {network['hidden_size']}, {ways}"
+    return f"{network['input']}{size} → {layers} → {head}"
+
+
+def _vocabulary(characters: str, form: str, labels: tuple[str, ...]) -> Facts:
+    shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in characters[:60])
+    facts = [
+        ("alphabet", f"{len(characters)} characters, {form}: {shown}{'…' if len(characters) > 60 else ''}")
+    ]
+    if labels:
+        more = " …" if len(labels) > 20 else ""
+        facts.append(("labels", f"{len(labels)}: {', '.join(labels[:20])}{more}"))
+    return facts
+
+
+def _tensor(tensor: dict[str, Any]) -> str:
+    return f"{tensor['name']} ({', '.join(map(str, tensor['shape']))}) {tensor['dtype']}"
+
+
+def _metrics(metrics: dict[str, Any]) -> Facts:
+    return [
+        (split, ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items()))
+        for split, values in metrics.items()
+    ]
+
+
+def _pairs(named: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in named.items())
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes in a safetensors file: eight bytes of length, then a JSON header."""
+    with require(path).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(size, path.stat().st_size)))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _product(shape: list[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -1,0 +1,1 @@
+BprobabilitiesJV7ù9ÞÀ<ÛhÆ<Ž¢w?

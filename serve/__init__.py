@@ -1,0 +1,1 @@
+"""Bundle in, answers out: numpy, onnxruntime and click; neither torch nor onnx."""

@@ -1,0 +1,196 @@
+"""A model that is loaded and answers: texts in, results out, by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ohlol.artifacts import contract
+from ohlol.artifacts.alphabet import codepoints
+from ohlol.artifacts.bundle import HELLO, Layout, open_bundle, shipped
+from ohlol.artifacts.errors import BundleError, InputError
+from ohlol.artifacts.manifest import Manifest
+from ohlol.serve.results import Classified, Result, Scored, Tagged
+
+WINDOW = 2_048  # texts that are looked at together, so that those of like length share a batch
+CHARACTERS = 8_192  # in one batch, padding included (or one text)
+DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
+
+
+class Model:
+    """Answers texts. `manifest` says what it is.
+
+    A call may come from several threads at once.
+    """
+
+    def __init__(self, manifest: Manifest, onnx: bytes, where: str, *, threads: int = 1) -> None:
+        self.manifest = manifest
+        self._labels = np.array(manifest.labels, dtype=object)
+        self._session = _session(onnx, where, threads)
+        _check_contract(self._session, manifest, where)
+
+    @overload
+    def __call__(self, texts: str) -> Any: ...
+    @overload
+    def __call__(self, texts: list[str] | tuple[str, ...]) -> list[Any]: ...
+    @overload
+    def __call__(self, texts: Iterator[str]) -> Iterator[Any]: ...
+    def __call__(self, texts: str | Iterable[str]) -> Any:
+        """One text gives one result, a list or tuple a list, any other iterable an iterator that reads ahead
+        by at most 2,048 texts. Results come in the order of the texts: `Tagged`, `Classified` or `Scored`.
+
+        Raises `InputError` where a text is not a `str`.
+        """
+        if isinstance(texts, str):
+            return self._window([texts])[0]
+        if isinstance(texts, list | tuple):
+            return list(self._stream(texts))
+        if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
+            raise InputError(f"expected a str or several of them, found {type(texts).__name__}")
+        return self._stream(texts)
+
+    def outputs(self, codepoints: NDArray[np.int32], lengths: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+        """The contract's outputs, padding included, for `codepoints (B, T) int32` and `lengths (B,) int32`.
+
+        Raises `InputError` on arrays outside the contract: with no rows the runtime would end the process.
+        """
+        B, T = codepoints.shape if codepoints.ndim == 2 else (0, 0)
+        right = codepoints.dtype == lengths.dtype == np.int32 and lengths.shape == (B,) and B > 0 < T
+        if not right or lengths.min() < 1 or lengths.max() > T:
+            raise InputError(
+                f"expected codepoints (B, T) int32 and lengths (B,) int32 from 1 to T, with B and T at least 1; found "
+                f"{codepoints.shape} {codepoints.dtype} and {lengths.shape} {lengths.dtype}"
+            )
+        names = [tensor.name for tensor in contract.outputs(self.manifest.task)]
+        found = self._session.run(names, {"codepoints": codepoints, "lengths": lengths})
+        return dict(zip(names, found, strict=True))
+
+    def _stream(self, texts: Iterable[str]) -> Iterator[Result]:
+        texts = iter(texts)
+        while window := list(islice(texts, WINDOW)):
+            yield from self._window(window)
+
+    def _window(self, texts: list[str]) -> list[Result]:
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"expected a str, found {type(text).__name__}: {text!r:.60}")
+        normal = [self.manifest.alphabet.normalise(text) for text in texts]
+        results: list[Result | None] = [None if text else self._empty() for text in normal]
+        points = [codepoints(text) for text in normal]
+        for rows in batches([len(row) for row in points]):
+            batch = [points[row] for row in rows]
+            for place, (row, answer) in enumerate(zip(rows, self._run(batch), strict=True)):
+                results[row] = self._result(normal[row], batch[place], answer)
+        return [result for result in results if result is not None]
+
+    def _run(self, rows: list[NDArray[np.int32]]) -> Iterator[list[NDArray[Any]]]:
+        """The outputs for one batch of rows, row by row, without padding."""
+        lengths = np.array([len(row) for row in rows], dtype=np.int32)
+        padded = np.zeros((len(rows), int(lengths.max())), dtype=np.int32)
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+        names = ["logits"] if self.manifest.task == "lm" else ["label_ids", "probabilities"]
+        outputs = self._session.run(names, {"codepoints": padded, "lengths": lengths})
+        for number, length in enumerate(lengths.tolist()):
+            whole = self.manifest.task == "classify"
+            yield [output[number] if whole else output[number, :length] for output in outputs]
+
+    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Result:
+        if self.manifest.task == "tag":
+            ids, probabilities = answer
+            return Tagged(text, tuple(self._labels[ids]), probabilities, self.manifest.label_scheme)
+        if self.manifest.task == "classify":
+            ids, probabilities = answer
+            best = int(ids)
+            order = np.argsort(-probabilities, kind="stable")
+            by_label = {str(self._labels[k]): float(probabilities[k]) for k in order.tolist()}
+            return Classified(text, str(self._labels[best]), float(probabilities[best]), by_label)
+        return self._scored(text, points, answer[0])
+
+    def _scored(self, text: str, points: NDArray[np.int32], logits: NDArray[np.float32]) -> Scored:
+        alphabet = self.manifest.alphabet
+        wide = logits.astype(np.float64)  # (T, V)
+        highest = wide.max(axis=1, keepdims=True)
+        log_p = wide - highest - np.log(np.exp(wide - highest).sum(axis=1, keepdims=True))
+        following = alphabet.ids(points)[1:]
+        seen = log_p[np.arange(len(following)), following]
+        best = int(log_p[-1].argmax())
+        nats = float(-seen.mean()) if len(seen) else None
+        return Scored(text, alphabet.character(best), float(np.exp(log_p[-1, best])), nats)
+
+    def _empty(self) -> Result:
+        """The answer to an empty text, which is never put to the model."""
+        if self.manifest.task == "tag":
+            none = np.zeros((0, len(self.manifest.labels)), dtype=np.float32)
+            return Tagged("", (), none, self.manifest.label_scheme)
+        return (
+            Classified("", None, None, {})
+            if self.manifest.task == "classify"
+            else Scored("", None, None, None)
+        )
+
+
+def load(path: str | Path, *, threads: int = 1) -> Model:
+    """See `ohlol.load`."""
+    if isinstance(path, Path) or path != HELLO:
+        path = Path(path)
+        if path.suffix == ".onnx" and path.is_file():
+            onnx = path.read_bytes()
+            session = _session(onnx, str(path), threads)
+            manifest = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+            return Model(manifest, onnx, str(path), threads=threads)
+    bundle = open_bundle(shipped() if path == HELLO else Path(path))
+    where = str(bundle.path / Layout.onnx)
+    return Model(bundle.manifest, bundle.contents[Layout.onnx], where, threads=threads)
+
+
+def batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Numbers of rows that share a batch: like lengths together, empty rows left out."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not lengths[row]:
+            continue
+        if batch and lengths[row] * (len(batch) + 1) > CHARACTERS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _session(onnx: bytes, where: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors come as exceptions; its warnings are not for our users
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = str(error).strip().splitlines()[0]
+        raise BundleError(
+            f"{where}: ONNX Runtime {onnxruntime.__version__} cannot open it ({reason}); export it again"
+        ) from error
+
+
+def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, where: str) -> None:
+    for kind, expected, found in (
+        ("input", contract.INPUTS, session.get_inputs()),
+        ("output", contract.outputs(manifest.task), session.get_outputs()),
+    ):
+        have = {tensor.name: tensor for tensor in found}
+        for tensor in expected:
+            if tensor.name not in have:
+                names = ", ".join(have) or "none"
+                raise BundleError(f"{where}: no {kind} `{tensor.name}`, found {names}; export it again")
+            dtype = DTYPES.get(have[tensor.name].type, have[tensor.name].type)
+            if dtype != tensor.dtype or len(have[tensor.name].shape) != len(tensor.shape):
+                raise BundleError(
+                    f"{where}: {kind} `{tensor.name}` is {dtype} {tuple(have[tensor.name].shape)}, expected "
+                    f"{tensor.dtype} ({', '.join(tensor.shape)}); export it again with `ohlol export`"
+                )

@@ -1,0 +1,1 @@
+"""Recipe in, checkpoint out. Needs `ohlol[train]`."""

@@ -1,0 +1,141 @@
+"""The network: embedding or one-hot, recurrent layers one way or both, linear head or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ohlol.artifacts.alphabet import PADDING, RESERVED
+from ohlol.artifacts.contract import Task
+from ohlol.artifacts.errors import RecipeError
+from ohlol.train.recipe import ModelSection
+
+# A layer and the cell it is made of.
+CELLS: dict[str, tuple[Callable[..., nn.RNNBase], Callable[..., nn.RNNCellBase]]] = {
+    "rnn": (nn.RNN, nn.RNNCell),
+    "gru": (nn.GRU, nn.GRUCell),
+    "lstm": (nn.LSTM, nn.LSTMCell),
+}
+
+
+class Network(nn.Module):
+    """Characters in, logits out.
+
+    `characters` is V, the size of the alphabet with padding and unknown; `classes` is the number of
+    labels (V for `lm`). Both ways is two passes, the second over each row reversed within its own
+    length, so that padding never reaches a character.
+    Raises `RecipeError` where `head = "none"` and the hidden state is not as wide as `classes`.
+    """
+
+    def __init__(self, model: ModelSection, task: Task, characters: int, classes: int) -> None:
+        super().__init__()
+        self.task = task
+        self.cell = model.cell
+        directions = 2 if model.bidirectional else 1
+        self.embedding: nn.Module
+        if model.input == "embedding":
+            self.embedding = nn.Embedding(characters, model.embedding_size, padding_idx=PADDING)
+            width = model.embedding_size
+        else:
+            self.embedding = OneHot(characters)
+            width = characters - RESERVED
+        make = Loop if model.loop else layer
+        self.layers = nn.ModuleList()
+        for _ in range(model.num_layers):
+            self.layers.append(
+                nn.ModuleList(make(model.cell, width, model.hidden_size) for _ in range(directions))
+            )
+            width = directions * model.hidden_size
+        self.dropout = nn.Dropout(model.dropout)
+        self.head: nn.Module = nn.Linear(width, classes) if model.head == "linear" else nn.Identity()
+        if model.head == "none" and width != classes:
+            raise RecipeError(
+                f'model.head = "none": the hidden state is the answer and has {width} numbers, the data has '
+                f'{classes} {"characters" if task == "lm" else "labels"}; make them equal, or set head = "linear"'
+            )
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """`ids (B, T) int64`, `lengths (B,) int64` to `logits (B, T, C) float32`; `classify`: `(B, C)`.
+
+        Logits on padding mean nothing.
+        """
+        x = self.embedding(ids)  # (B, T, D)
+        for number, directions in enumerate(self.layers):
+            if number:
+                x = self.dropout(x)
+            assert isinstance(directions, nn.ModuleList)
+            outs = [directions[0](x)[0]]  # (B, T, H)
+            if len(directions) == 2:
+                outs.append(reverse(directions[1](reverse(x, lengths))[0], lengths))
+            x = torch.cat(outs, dim=-1)  # (B, T, H) or (B, T, 2H)
+        if self.task == "classify":
+            # Each direction's state after its whole row: the last character for one, the first for the other.
+            last = reverse(outs[0], lengths)[:, 0]
+            x = torch.cat([last, *(out[:, 0] for out in outs[1:])], dim=-1)  # (B, H) or (B, 2H)
+        logits: Tensor = self.head(x)
+        return logits
+
+    def as_layers(self) -> Network:
+        """This network with every `Loop` as the layer that has the same weights."""
+        for directions in self.layers:
+            assert isinstance(directions, nn.ModuleList)
+            for number, module in enumerate(directions):
+                if isinstance(module, Loop):
+                    directions[number] = module.as_layer()
+        return self
+
+
+class OneHot(nn.Module):
+    """One number for each known character; padding and unknown are the zero vector."""
+
+    def __init__(self, characters: int) -> None:
+        super().__init__()
+        self.characters = characters
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`ids (B, T) int64` to `(B, T, V - 2) float32`."""
+        return functional.one_hot(ids, self.characters)[..., RESERVED:].float()
+
+
+class Loop(nn.Module):
+    """A recurrent layer as its definition reads: one cell, the same weights at every step, a loop over time."""
+
+    def __init__(self, cell: str, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = cell
+        self.cell: Any = CELLS[cell][1](input_size, hidden_size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x (B, T, D)` to `out (B, T, H)` and `hidden (1, B, H)`, as a layer answers."""
+        B, T, _ = x.shape
+        hidden = x.new_zeros(B, self.cell.hidden_size)
+        state: Any = (hidden, hidden) if self.kind == "lstm" else hidden
+        out = []
+        for t in range(T):
+            state = self.cell(x[:, t], state)
+            hidden = state[0] if self.kind == "lstm" else state
+            out.append(hidden)
+        return torch.stack(out, dim=1), hidden.unsqueeze(0)
+
+    def as_layer(self) -> nn.RNNBase:
+        twin = layer(self.kind, self.cell.input_size, self.cell.hidden_size)
+        twin.load_state_dict({f"{name}_l0": value for name, value in self.cell.state_dict().items()})
+        return twin.train(self.training)
+
+
+def layer(cell: str, input_size: int, hidden_size: int) -> nn.RNNBase:
+    """One direction of one recurrent layer, batch first."""
+    return CELLS[cell][0](input_size, hidden_size, batch_first=True)
+
+
+def reverse(x: Tensor, lengths: Tensor) -> Tensor:
+    """`x (B, T, D)` with each row's first `lengths[b]` steps in reverse order; padding stays where it is."""
+    _, T, D = x.shape
+    time = torch.arange(T, device=x.device).unsqueeze(0)  # (1, T)
+    end = lengths.unsqueeze(1)  # (B, 1)
+    index = torch.where(time < end, end - 1 - time, time)  # (B, T)
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, D))
