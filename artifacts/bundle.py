@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ohlol.artifacts.errors import BundleError
-from ohlol.artifacts.files import sha256
+from ohlol.artifacts.files import folder_or_backup, sha256
 from ohlol.artifacts.manifest import Manifest
 
 HELLO = "hello"  # the name of the bundle shipped in the package
@@ -43,6 +43,7 @@ def shipped() -> Path:
 
 def open_bundle(path: Path) -> Bundle:
     """Read a bundle and check each file's digest. Raises `BundleError`, naming what is wrong."""
+    path = folder_or_backup(path)
     where = path / Layout.manifest
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
@@ -59,11 +60,15 @@ def open_bundle(path: Path) -> Bundle:
     contents: dict[str, bytes] = {}
     for name, entry in manifest.files.items():
         file = path / name
-        if not file.resolve().is_relative_to(root):
+        try:
+            inside = file.resolve().is_relative_to(root)
+            data = file.read_bytes() if inside and file.is_file() else None
+        except (OSError, ValueError, RuntimeError) as error:  # no rights, no name here, a loop of links
+            raise BundleError(f"{file}: cannot be read ({error}); copy or export the bundle again") from error
+        if not inside:
             raise BundleError(f"{file}: a link that leaves the bundle; refused")
-        if not file.is_file():
+        if data is None:
             raise BundleError(f"{file}: missing; the manifest lists it. Copy or export the bundle again")
-        data = file.read_bytes()
         if sha256(data) != entry.sha256:
             raise BundleError(
                 f"{file}: damaged or changed: its sha256 is {sha256(data)[:12]}…, the manifest says "

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -49,6 +49,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     name that `folder_or_backup` looks for. If the block raises, `path` is as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    backup = _backup(path)
     part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     try:
         yield part
@@ -56,16 +57,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in sorted(part.rglob("*")):
             _sync(file)
         _sync(part)
-        backup = _backup(path)
-        if path.exists():
-            if backup.exists():
-                shutil.rmtree(backup)
+        if os.path.lexists(path):
+            _remove(backup)
             path.replace(backup)
         part.replace(path)
         _sync(path.parent)
-        shutil.rmtree(backup, ignore_errors=True)
+        with suppress(OSError):
+            _remove(backup)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
+        if os.path.lexists(backup) and not os.path.lexists(path):
+            backup.replace(path)
         raise
 
 
@@ -76,6 +78,14 @@ def folder_or_backup(path: Path) -> Path:
 
 def _backup(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file or a link (never what it points to), where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -135,6 +135,10 @@ class Manifest:
         scheme = raw.get("label_scheme")
         if scheme not in (None, words.SCHEME):
             raise BundleError(f"{where}: label_scheme is {scheme!r}, expected null or {words.SCHEME!r}")
+        if scheme == words.SCHEME and (task != "tag" or set(labels) != set(words.LABELS)):
+            raise BundleError(
+                f"{where}: label_scheme {scheme!r} is for a tag model with the labels {', '.join(words.LABELS)}"
+            )
         try:
             known_alphabet = Alphabet(
                 _take(alphabet, "characters", str, where), _take(alphabet, "normalisation", str, where)

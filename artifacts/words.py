@@ -40,7 +40,7 @@ def sentence_spans(labels: Sequence[str]) -> list[Span]:
 
 
 def _boundaries(labels: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    marks = np.array(labels, dtype="U1")
+    marks = np.array(list(labels), dtype="U1")  # a list: numpy takes a string for one scalar
     inside = marks != "O"
     after_outside = np.concatenate(([True], ~inside[:-1])) if len(marks) else inside
     return inside, (marks == "B") | (marks == "S") | (inside & after_outside)

@@ -156,8 +156,8 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
     if is_run(Path(path)):
         from ohlol.train.checkpoint import load_network
 
-        network, recipe, vocabulary, _ = load_network(Path(path))
-        part = load_split(recipe, vocabulary, split, *data_folders(data, Path(path)))
+        network, recipe, vocabulary, state = load_network(Path(path))
+        part = load_split(recipe, vocabulary, split, *data_folders(data, Path(state.data_folder)))
         _print_metrics({split: evaluate_network(network, part, vocabulary)})
         return
     model = ohlol.load(path)

@@ -34,6 +34,7 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     digests: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    data_folder: str = ""  # where the data lay on this machine; not part of a bundle
     random: str = ""  # torch's CPU generator, base64
 
 
@@ -60,19 +61,16 @@ def load_last(network: Network, optimizer: torch.optim.Optimizer, folder: Path) 
     """Put network, optimizer and torch's generator back to where `last/` was written."""
     last = checkpoint(folder, Layout.last)
     load_weights(network, last)
-    facts = _state(last)
+    state, numbers = load_state(folder)
     tensors = _tensors(last / Layout.optimizer)
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
+    entries: dict[int, dict[str, Any]] = {}
+    for name, value in (tensors | numbers).items():
         number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = tensor
-    for name, value in facts.pop("optimizer").items():
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    random = np.frombuffer(base64.b64decode(facts["random"]), dtype=np.uint8).copy()
+        entries.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    random = np.frombuffer(base64.b64decode(state.random), dtype=np.uint8).copy()
     torch.set_rng_state(torch.from_numpy(random))
-    return State(**facts)
+    return state
 
 
 def load_network(folder: Path, which: str = Layout.best) -> tuple[Network, Recipe, Vocabulary, State]:
@@ -81,9 +79,18 @@ def load_network(folder: Path, which: str = Layout.best) -> tuple[Network, Recip
     vocabulary = Vocabulary.load(folder)
     network = new_network(recipe, vocabulary)
     load_weights(network, checkpoint(folder, which))
-    facts = _state(checkpoint(folder, Layout.last))
-    facts.pop("optimizer", None)
-    return network.eval(), recipe, vocabulary, State(**facts)
+    return network.eval(), recipe, vocabulary, load_state(folder)[0]
+
+
+def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
+    """Where a run stands, and the optimizer's numbers that are no tensors. Raises `CheckpointError`."""
+    path = require(checkpoint(folder, Layout.last) / Layout.state)
+    try:
+        facts = json.loads(path.read_bytes())
+        numbers = facts.pop("optimizer")
+        return State(**facts), dict(numbers)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error!r}); train again") from error
 
 
 def new_network(recipe: Recipe, vocabulary: Vocabulary) -> Network:
@@ -125,13 +132,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(require(path))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); train again or take another checkpoint") from error
-
-
-def _state(last: Path) -> dict[str, Any]:
-    path = require(last / Layout.state)
-    try:
-        facts = json.loads(path.read_bytes())
-        State(**{name: value for name, value in facts.items() if name != "optimizer"})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); train again") from error
-    return dict(facts)

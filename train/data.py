@@ -16,7 +16,7 @@ from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.errors import DataError
 from ohlol.artifacts.files import sha256, sha256_of_file
 from ohlol.artifacts.run import Vocabulary
-from ohlol.train.readers import Example, read, read_whole
+from ohlol.train.readers import Example, read, read_inline, read_whole
 from ohlol.train.recipe import Data, Recipe
 
 IGNORE = -100  # the target of padding; torch's cross entropy leaves it out
@@ -90,13 +90,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything a run reads. `digests` says which files, for the record."""
+    """Everything a run reads. `digests` says which files, for the record; `folder` where they were looked for."""
 
     vocabulary: Vocabulary
     train: Split
     dev: Split | None
     test: Split | None
     digests: dict[str, Any]
+    folder: Path
 
 
 def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
@@ -111,7 +112,7 @@ def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
         for name, examples in (("train", train), ("dev", dev), ("test", test))
     }
     assert splits["train"] is not None  # read() refuses empty files
-    return Dataset(vocabulary, splits["train"], splits["dev"], splits["test"], digests)
+    return Dataset(vocabulary, splits["train"], splits["dev"], splits["test"], digests, folder)
 
 
 def load_split(
@@ -140,7 +141,7 @@ def _examples(
 ) -> tuple[list[Example], list[Example], list[Example], dict[str, Any]]:
     data, task = recipe.data, recipe.task.kind
     if data.rows is not None:
-        train = [_inline(row, number) for number, row in enumerate(data.rows, start=1)]
+        train = read_inline(data, task)
         return train, [], [], {"train": {"rows": len(train)}}
 
     paths = {name: _find(path, folder, fallback) for name, path in _named(data)}
@@ -166,15 +167,6 @@ def _examples(
             name: [whole[k] for k in part] for name, part in zip(("train", "dev", "test"), parts, strict=True)
         }
     return examples["train"], examples.get("dev", []), examples.get("test", []), digests
-
-
-def _inline(row: list[str], number: int) -> Example:
-    text, answer = row
-    if not text or len(text) != len(answer):
-        raise DataError(
-            f"data.rows, row {number}: {len(text)} characters but {len(answer)} labels; expected one for each"
-        )
-    return Example(text, tuple(answer), number)
 
 
 def _named(data: Data) -> list[tuple[str, str]]:

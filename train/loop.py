@@ -21,7 +21,15 @@ from torch.nn import functional
 from ohlol.artifacts import run
 from ohlol.artifacts.errors import CheckpointError, RecipeError, TrainingError
 from ohlol.artifacts.files import new_file
-from ohlol.train.checkpoint import State, load_last, load_weights, new_network, save_last, save_weights
+from ohlol.train.checkpoint import (
+    State,
+    load_last,
+    load_state,
+    load_weights,
+    new_network,
+    save_last,
+    save_weights,
+)
 from ohlol.train.data import IGNORE, Batch, Dataset
 from ohlol.train.evaluate import evaluate_network
 from ohlol.train.metrics import Metrics, better
@@ -82,7 +90,7 @@ def train(
     if resume:
         state = load_last(network, optimizer, folder)
     else:
-        state = State(digests=data.digests, versions=_versions())
+        state = State(digests=data.digests, versions=_versions(), data_folder=str(data.folder.resolve()))
         _begin(recipe, data, folder)
         save_last(network, optimizer, state, folder)
         save_weights(network, folder / run.Layout.best)
@@ -180,8 +188,10 @@ def _same(recipe: Recipe, data: Dataset, folder: Path) -> None:
         for key, value in table.items()
         if before[section][key] != value and f"{section}.{key}" not in MAY_CHANGE
     ]
-    if run.Vocabulary.load(folder) != data.vocabulary:
-        changed.append("the data's alphabet or labels are others")
+    digests = load_state(folder)[0].digests
+    changed += [
+        f"the {name} data is another" for name in data.digests if data.digests[name] != digests.get(name)
+    ]
     if changed:
         raise CheckpointError(
             f"{folder}: cannot be resumed: {'; '.join(changed)}. Undo the change, or train anew with another -o"

@@ -74,6 +74,15 @@ def read(path: Path, data: Data, task: Task) -> list[Example]:
     return examples
 
 
+def read_inline(data: Data, task: Task) -> list[Example]:
+    """The examples that stand in the recipe itself. Raises `DataError` with the mistakes found."""
+    mistakes = Mistakes(Path("data.rows"))
+    pairs = enumerate(data.rows or [], start=1)
+    found = [_example(text, answer, number, data, task, mistakes) for number, (text, answer) in pairs]
+    mistakes.raise_any()
+    return [example for example in found if example is not None]
+
+
 def read_whole(path: Path, data: Data) -> str:
     """The normalised text of a file of running text. Raises `DataError`."""
     if not path.is_file():

@@ -32,7 +32,7 @@ Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TaskSection(Section):
@@ -117,7 +117,7 @@ class Recipe(Section):
     def load(cls, path: Path, overrides: Iterable[str] = ()) -> Recipe:
         """Read a recipe; each of `overrides` is `section.key=value` and replaces one key."""
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise RecipeError(f"{path}: no such file; expected a recipe (see docs/recipe.md)") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -167,6 +167,8 @@ def _contradictions(recipe: Recipe) -> Iterable[tuple[tuple[str, ...], str]]:
                 ("data.train", "data.format"),
                 'inline data has `rows`, no files; drop it or change "format"',
             )
+        if data.split is not None:
+            yield ("data.split", "data.format"), "inline data is all for training; drop it or put it in files"
     else:
         if data.rows is not None:
             yield ("data.rows", "data.format"), 'only format = "inline" has rows'

@@ -1,0 +1,1 @@
+BprobabilitiesJì?¬¢‹9ö…"8

@@ -1,0 +1,1 @@
+BprobabilitiesJ0APÿ9³”?DÅ–:ëvm>ÍìG<“‚A?i‡4:Î4?è;òEÐ<×Å>ZY?

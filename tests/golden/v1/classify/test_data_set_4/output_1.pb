@@ -1,0 +1,1 @@
+BprobabilitiesJ^ç?´°´9¬Ò8

@@ -1,0 +1,1 @@
+BprobabilitiesJ·O:q~?Qì≠;ËNê9äŸ?Úg£9

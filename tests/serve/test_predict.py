@@ -1,0 +1,256 @@
+"""`ohlol predict`: arguments, stdin and files in, answers out, every mistake one message."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from ohlol.artifacts.bundle import shipped
+from ohlol.cli import main
+
+
+def predict(*arguments, stdin=b""):
+    return CliRunner().invoke(main, ["predict", *map(str, arguments)], input=stdin)
+
+
+def answers(*arguments, stdin=b""):
+    result = predict(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*arguments, stdin=b"", code=1):
+    """The message of a run that fails; no traceback, and one line but for the usage."""
+    result = predict(*arguments, stdin=stdin)
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def test_arguments():
+    """One line for each, in their order."""
+    assert answers("hello", "hello", "l", "hello").splitlines()[::2] == ["ohlol", "ohlol"]
+
+
+def test_stdin_keeps_every_line():
+    """Lines in, lines out: empty ones, CRLF, U+2028 inside a line, no newline at the end."""
+    out = answers("hello", stdin="hello\n\nhello\r\nhel\u2028lo\n\nhello".encode())
+    assert [len(line) for line in out.split("\n")] == [5, 0, 5, 6, 0, 5, 0]
+    assert out.split("\n")[0] == out.split("\n")[5] == "ohlol"
+
+
+def test_order_is_kept_over_many_lines(tmp_path):
+    """Texts of like length share batches inside; outside nothing moves."""
+    source, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    lines = ["hello"[: n % 6] * (n % 17) for n in range(5_000)]
+    source.write_text("\n".join(lines) + "\n")
+    assert answers("hello", "-i", source, "-o", out) == ""
+    assert [len(line) for line in out.read_text().splitlines()] == [len(line) for line in lines]
+
+
+def test_jsonl_keeps_the_other_fields(tmp_path):
+    """An answer is added to each object; which field is the text can be said."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": 1, "name": "hello"}\n\n{"name": "", "id": 2}\n')
+    rows = [
+        json.loads(line)
+        for line in answers("hello", "-i", source, "--field", "name", "--format", "jsonl").splitlines()
+    ]
+    assert rows == [{"id": 1, "name": "hello", "labels": list("ohlol")}, {"id": 2, "name": "", "labels": []}]
+
+
+def test_csv_in_and_out(tmp_path, golden):
+    """Quoted commas and newlines survive; columns are kept and the answers added."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text('id,text,note\n1,Rossi,"a, b"\n2,田中,"two\nlines"\n', encoding="utf-8")
+    answers(golden / "classify", "-i", source, "-o", out, "--probabilities")
+    rows = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
+    assert [(r["id"], r["text"], r["note"], r["label"]) for r in rows] == [
+        ("1", "Rossi", "a, b", "it"),
+        ("2", "田中", "two\nlines", "ja"),
+    ]
+    assert float(rows[0]["probability"]) == max(json.loads(rows[0]["probabilities"]).values())
+
+
+def test_words(golden):
+    """Words are divided by tabs, since Vietnamese words hold spaces; sentences likewise."""
+    words = golden / "words"
+    assert answers(words, "xin chào bạn. đi nhé", "--as", "words") == "xin chào\tbạn\t.\tđi\tnhé\n"
+    assert answers(words, "xin chào bạn. đi nhé", "--as", "sentences") == "xin chào bạn.\tđi nhé\n"
+    row = json.loads(answers(words, "xin chào", "--as", "words", "--format", "jsonl"))
+    assert row == {"text": "xin chào", "words": ["xin chào"], "spans": [[0, 8]]}
+    assert "do not mark words" in refused("hello", "hello", "--as", "words", code=2)
+
+
+def test_probabilities(golden):
+    """Each task says how sure it is, in text and in JSON."""
+    label, *others = answers(golden / "classify", "林", "--probabilities").rstrip("\n").split("\t")
+    assert (label, others[0].split("=")[0], len(others)) == ("ja", "ja", 3)
+    labels, sure = answers("hello", "hello", "--probabilities").rstrip("\n").split("\t")
+    assert (labels, len(sure.split(" "))) == ("ohlol", 5)
+    bits, following, probability = answers(golden / "lm", "hello 👋 ohl", "--probabilities").split("\t")
+    assert (round(float(bits), 3), following, float(probability) > 0.9) == (0.078, '"o"', True)
+    row = json.loads(answers(golden / "lm", "hello 👋 ohl", "--format", "jsonl"))
+    assert (row["next"], sorted(row)) == ("o", ["bits_per_character", "next", "text"])
+
+
+def test_unknown_characters_have_answers():
+    """A character the model has never seen is unknown, not an error."""
+    assert len(answers("hello", "héllo 👋🏽").rstrip("\n")) == 8
+
+
+BAD = b"hello\nhe\xffllo\nhello\n"
+
+
+def test_invalid_utf8_stops_with_its_line(tmp_path):
+    """The line and the byte are named, and no half output is left."""
+    source, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_bytes(BAD)
+    message = refused("hello", "-i", source, "-o", out)
+    assert f"{source}:2: not UTF-8: byte 0xff at column 3" in message
+    assert "--on-error skip" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
+
+
+def test_invalid_utf8_can_be_skipped():
+    """The other lines are answered, and stderr says which one was not."""
+    result = predict("hello", "--on-error", "skip", stdin=BAD)
+    assert (result.exit_code, result.stdout) == (0, "ohlol\nohlol\n")
+    assert "stdin:2: not UTF-8" in result.stderr
+    assert "1 line(s)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "message"),
+    [
+        ("jsonl", b'{"text": "a"}\n{"text": \n', "stdin:2: not JSON"),
+        ("jsonl", b'{"txt": "a"}\n', 'stdin:1: expected an object with a string "text", found txt'),
+        ("jsonl", b'["a"]\n', "stdin:1: expected an object"),
+        ("jsonl", b"[" * 100_000 + b"\n", "stdin:1: not JSON"),
+        ("csv", b"id,txt\n1,a\n", "stdin:1: no column 'text'; the header has id, txt"),
+        ("csv", b"id,text\n1,a,b\n", "stdin:2: 3 fields, the header has 2"),
+        ("csv", b'id,text\n1,"a\n', "not CSV"),
+    ],
+)
+def test_malformed_input(form, data, message):
+    """Line and reason, and what to do."""
+    assert message in refused("hello", "--input-format", form, stdin=data)
+
+
+def test_empty_inputs(tmp_path):
+    """Nothing in, nothing out."""
+    for form in ("text", "jsonl", "csv"):
+        assert answers("hello", "--input-format", form) == ""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_text("x"), "is not a folder"),
+        (lambda path: path.mkdir(), "has no manifest.json"),
+    ],
+)
+def test_what_is_no_bundle(tmp_path, prepare, message):
+    """One message that names the path."""
+    prepare(tmp_path / "b")
+    assert message in refused(tmp_path / "b", "hello")
+
+
+def test_missing_files_and_wrong_usage(tmp_path):
+    """Exit 1 where the work fails, 2 where the words are wrong."""
+    assert "nothing.txt" in refused("hello", "-i", tmp_path / "nothing.txt")
+    assert "not both" in refused("hello", "hello", "-i", tmp_path / "x", code=2)
+    assert "No such option" in refused("hello", "--formt", "csv", code=2)
+    (tmp_path / "file").write_text("")
+    assert "file" in refused("hello", "hello", "-o", tmp_path / "file" / "out.txt")
+
+
+def process(*arguments, **options):
+    code = "from ohlol.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], **options)
+
+
+def test_a_closed_pipe(tmp_path):
+    """`| head -1` ends the run with one line on stderr and no traceback."""
+    (tmp_path / "in.txt").write_text("hello\n" * 100_000)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with process("predict", "hello", "-i", tmp_path / "in.txt", **pipes) as running:
+        running.stdout.close()
+        message = running.stderr.read().decode()
+    assert (running.returncode, message) == (1, "stdout was closed by its reader: stopped\n")
+
+
+def test_an_argument_that_is_not_utf8():
+    """Bytes that are no text are named by their argument."""
+    with process("predict", "hello", b"he\xffllo", stderr=subprocess.PIPE) as running:
+        message = running.stderr.read().decode()
+    assert (running.returncode, message) == (1, "Error: argument 1: not UTF-8\n")
+
+
+def test_lone_surrogates_in_json(tmp_path):
+    """What JSON can hold and UTF-8 cannot stays an escape; in text output it is a `?`."""
+    row = json.loads(
+        answers("hello", "--input-format", "jsonl", "--format", "jsonl", stdin=b'{"text": "\\ud800h"}')
+    )
+    assert (row["text"], len(row["labels"])) == ("\ud800h", 2)
+
+
+def test_the_command_line_starts_without_torch(tmp_path):
+    """`--help` and `predict` import neither torch nor onnx, nor what trains: they must start at once."""
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {{"torch", "onnx", "onnxscript", "pydantic", "rich", "safetensors", "tomli_w"}}:
+            raise AssertionError(name)
+sys.meta_path.insert(0, Refuse())
+from click.testing import CliRunner
+from ohlol.cli import main
+for arguments in (["--help"], ["train", "--help"], ["predict", "hello", "hello"], ["verify", "hello"], ["inspect", {str(shipped())!r}]):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, (arguments, result.output, result.exception)
+import ohlol
+assert str(ohlol.load("hello")("hello")) == "ohlol"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_telemetry(tmp_path):
+    """Neither a file in the home folder nor a socket: onnxruntime's wheels report home unless told not to."""
+    code = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(args) if event.startswith("socket.") else None)
+from ohlol.cli import main
+try:
+    main(["predict", "hello", "hello"])
+except SystemExit as ended:
+    assert ended.code == 0
+assert opened == [], opened
+"""
+    home = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    home.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], check=True, env=home)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_telemetry_stays_as_the_user_set_it():
+    """Whoever sets the variable has the last word."""
+    code = "import os, ohlol; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "0"},
+    )
+    assert out.stdout == "0\n"

@@ -1,0 +1,129 @@
+"""The commands that train, export and look, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from ohlol.cli import main
+
+RECIPE = """
+[task]
+kind = "classify"
+[data]
+format = "tsv"
+train = "t.tsv"
+split = [0.5, 0.25, 0.25]
+[model]
+hidden_size = 4
+embedding_size = 4
+[train]
+epochs = 2
+"""
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A recipe beside its data, trained and exported."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "r.toml").write_text(RECIPE)
+    (folder / "t.tsv").write_text(
+        "".join(f"{'ab' * n}{n % 7}\t{'even' if n % 2 else 'odd'}\n" for n in range(40))
+    )
+    result = run("train", folder / "r.toml", "-o", folder / "run")
+    assert "20 train, 10 dev, 10 test rows" in result.stderr
+    assert "dev accuracy" in result.stderr
+    run("export", folder / "run")
+    return folder
+
+
+def test_demo():
+    """`hello` is trained before one's eyes, exported, proved and answered; the answer alone is on stdout."""
+    result = run("demo")
+    assert result.stdout == "hello → ohlol\n"
+    epochs = [line for line in result.stderr.splitlines() if line.startswith("epoch ")]
+    assert len(epochs) == 20
+    assert epochs[-1].startswith("epoch 20/20  hello -> ohlol  loss 0.0")
+    assert result.stderr.count(" ok\n") == 16
+
+
+def test_demo_keeps_its_files_where_told(tmp_path):
+    """With -o the run and the bundle stay, and answer."""
+    run("demo", "-o", tmp_path)
+    assert run("predict", tmp_path / "bundle", "hello").stdout == "ohlol\n"
+    assert "epochs" in run("inspect", tmp_path / "run").stdout
+
+
+def test_the_run_and_its_bundle_have_the_same_metrics(project):
+    """The exported file is as good as the checkpoint: same split, same figures, and those that training told."""
+    results = json.loads((project / "run" / "results.json").read_text())
+    for split in ("dev", "test"):
+        by_run = run("evaluate", project / "run", "--split", split).stdout
+        by_bundle = run("evaluate", project / "run" / "bundle", "--split", split, "--data", project).stdout
+        assert by_run == by_bundle
+        assert f"accuracy              {results[split]['accuracy']:.4f}" in by_run
+
+
+def test_inspect(project, golden):
+    """A run, a bundle and a single file say what they are."""
+    told = run("inspect", project / "run").stdout
+    assert "layers.0.0.weight_hh_l0" in told
+    assert "(16, 4)" in told
+    told = run("inspect", project / "run" / "bundle").stdout
+    assert "logits (batch, classes=2) float32" in told or "logits (batch, 2) float32" in told
+    assert "model.onnx" in told
+    alone = run("inspect", golden / "words" / "model.onnx").stdout
+    assert "4: B, I, O, S" in alone
+    assert "does not exist" in run("inspect", project / "nothing", code=1).stderr
+
+
+def test_every_mistake_of_a_recipe_at_once(project):
+    """Exit 1 and a list, before any data is read."""
+    wrong = run(
+        "train",
+        project / "r.toml",
+        "--set",
+        "model.cel=lstm",
+        "--set",
+        "train.epochs=-1",
+        "-o",
+        project / "x",
+        code=1,
+    )
+    assert "2 mistakes" in wrong.stderr
+    assert "did you mean `cell`?" in wrong.stderr
+    assert not (project / "x").exists()
+
+
+def test_mistakes_with_paths(project, tmp_path):
+    """Missing recipes, data and runs are named; an existing run is not overwritten."""
+    assert "no such file" in run("train", tmp_path / "none.toml", code=1).stderr
+    shutil.copy(project / "r.toml", tmp_path)
+    assert "OHLOL_DATA" in run("train", tmp_path / "r.toml", "-o", tmp_path / "run", code=1).stderr
+    assert "--resume" in run("train", project / "r.toml", "-o", project / "run", code=1).stderr
+    assert "missing" in run("export", tmp_path / "none", code=1).stderr
+    assert "--formats" in run("export", project / "run", "--formats", "onx", code=2).stderr
+    assert "does not exist" in run("evaluate", tmp_path / "none", code=1).stderr
+    (tmp_path / "file").write_text("")
+    assert "file" in run("train", project / "r.toml", "-o", tmp_path / "file" / "run", code=1).stderr
+
+
+def test_data_elsewhere(project, tmp_path, monkeypatch):
+    """Data is found by --data, else beside the recipe, else in OHLOL_DATA."""
+    shutil.copy(project / "r.toml", tmp_path)
+    run("train", tmp_path / "r.toml", "-o", tmp_path / "a", "--data", project)
+    monkeypatch.setenv("OHLOL_DATA", str(project))
+    run("train", tmp_path / "r.toml", "-o", tmp_path / "b")
+    assert (tmp_path / "a" / "best" / "model.safetensors").read_bytes() == (
+        tmp_path / "b" / "best" / "model.safetensors"
+    ).read_bytes()

@@ -1,0 +1,43 @@
+"""Imports run one way: artifacts <- train <- export, artifacts <- serve; only the command line joins them."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "artifacts": {"artifacts", "numpy"},
+    "serve": {"artifacts", "serve", "numpy", "onnxruntime"},
+    "train": {"artifacts", "train", "numpy", "torch", "safetensors", "pydantic", "rich", "tomli_w"},
+    "export": {"artifacts", "train", "export", "numpy", "torch", "onnx", "onnxruntime"},
+    "ohlol": {"ohlol", "artifacts", "serve", "train", "export", "click"},
+}
+
+
+def imported(file):
+    """Top-level packages that a module imports anywhere; a stage of ours by its own name."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            yield parts[1] if parts[0] == "ohlol" and len(parts) > 1 else parts[0]
+
+
+@pytest.mark.parametrize("stage", ALLOWED)
+def test_a_stage_imports_what_it_may(stage):
+    """serve and artifacts never see torch or onnx, train never onnx, and no stage reaches upwards."""
+    files = sorted((ROOT / stage).glob("*.py"))
+    assert files, f"no modules in {stage}"
+    for file in files:
+        found = set(imported(file)) - set(sys.stdlib_module_names) - {"cli"}
+        assert found - ALLOWED[stage] == set(), file
