@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check hello clean
+.PHONY: demo test check docs hello clean
 
 demo: .venv/.installed
 	$(BIN)/ohlol demo
@@ -15,6 +15,10 @@ check: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages that are generated.
+docs: .venv/.installed
+	$(BIN)/python tests/test_docs.py
 
 # The bundle shipped inside the package, made anew from its recipe.
 hello: .venv/.installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -113,7 +114,11 @@ def train(
     resume: bool,
     device: str,
 ) -> None:
-    """Train the network that RECIPE describes and leave a run: checkpoints, metrics, the recipe as resolved."""
+    """Train the network that RECIPE describes.
+
+    Leaves a run: the best and the last checkpoint, the metrics, the recipe as resolved. Ctrl-C stops between
+    two steps and says how to go on.
+    """
     from ohlol.train.data import data_folders, load
     from ohlol.train.loop import finish
     from ohlol.train.loop import train as train_run
@@ -130,12 +135,11 @@ def train(
     ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=progress())
     if ended.interrupted:
         state = ended.state
-        again = " ".join(
-            ["ohlol train", str(recipe), "-o", str(folder), *(f"--data {data}" for _ in [1] if data)]
-        )
-        again += "".join(f" --set {override}" for override in overrides)
+        again = ["ohlol", "train", str(recipe), "-o", str(folder), "--resume"]
+        again += ["--data", str(data)] if data else []
+        again += [word for override in overrides for word in ("--set", override)]
         message = f"stopped after epoch {state.epoch}, step {state.step}; all of it is kept in {folder}. Go on with:"
-        click.echo(f"{message}\n  {again} --resume", err=True)
+        click.echo(f"{message}\n  {shlex.join(again)}", err=True)
         sys.exit(1)
     click.echo(f"\nbest epoch: {ended.state.best_epoch} of {ended.state.epoch}", err=True)
     _print_metrics(finish(ended, dataset))
@@ -147,7 +151,7 @@ def train(
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), default="test", show_default=True)
 @DATA
 def evaluate(path: str, split: str, data: Path | None) -> None:
-    """The task's metrics, on a run's best checkpoint or on a bundle alike."""
+    """The task's metrics, on a run or on a bundle alike."""
     from ohlol.artifacts.run import Vocabulary, is_run
     from ohlol.train.data import data_folders, load_split
     from ohlol.train.evaluate import evaluate_network, evaluate_results
@@ -179,7 +183,10 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
 )
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
 def export(run: Path, output: Path | None, formats: str, checkpoint: str) -> None:
-    """Export RUN to a bundle, and prove that each file answers as PyTorch does; no bundle otherwise."""
+    """Export RUN to a bundle and prove each file against PyTorch.
+
+    Where a file does not answer as PyTorch does, nothing is written and the exit code is 1.
+    """
     from ohlol.export.bundle import FORMATS
     from ohlol.export.bundle import export as export_run
 
@@ -196,7 +203,10 @@ def export(run: Path, output: Path | None, formats: str, checkpoint: str) -> Non
 @main.command()
 @click.argument("bundle")
 def verify(bundle: str) -> None:
-    """Replay the proof of BUNDLE on this machine, from its own test data; exit 1 on any mismatch."""
+    """Replay the proof of BUNDLE on this machine.
+
+    From the bundle's own test data; the exit code is 1 on any mismatch.
+    """
     from ohlol.serve.verify import verify as replay
 
     proof: Proof = replay(bundle)
@@ -231,7 +241,9 @@ def predict(
     model: str, texts: tuple[str, ...], source: Path | None, output: Path | None, form: str | None,
     input_format: str | None, field: str, as_: str, probabilities: bool, on_error: str, threads: int,
 ) -> None:  # fmt: skip
-    """Answer each TEXT, or each line of a file or of stdin, one line each, in order.
+    """Answer texts, one line each, in order.
+
+    Texts are the arguments, else the lines of a file (text, jsonl, csv), else those of stdin.
 
     Text output has columns divided by tabs: labels or words (tag), the label (classify), or the bits per
     character and the likeliest next character (lm).

@@ -16,7 +16,7 @@ from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.errors import DataError
 from ohlol.artifacts.files import sha256, sha256_of_file
 from ohlol.artifacts.run import Vocabulary
-from ohlol.train.readers import Example, read, read_inline, read_whole
+from ohlol.train.readers import Example, read, read_inline, read_whole, texts_in
 from ohlol.train.recipe import Data, Recipe
 
 IGNORE = -100  # the target of padding; torch's cross entropy leaves it out
@@ -35,12 +35,13 @@ class Batch(NamedTuple):
 class Rows:
     """Rows of different lengths, end to end: row r is `ids[offsets[r] : offsets[r + 1]]`.
 
-    `targets` has one entry per id (`tag`, `lm`) or one per row (`classify`).
+    `targets` has one entry per id (`tag`, `lm`) or, where `per_row`, one per row (`classify`).
     """
 
     ids: NDArray[np.int64]
     offsets: NDArray[np.int64]
     targets: NDArray[np.int64]
+    per_row: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -56,7 +57,7 @@ class Rows:
         where = (self.offsets[index][:, None] + np.arange(lengths.max()))[inside]
         ids = np.zeros(inside.shape, dtype=np.int64)
         ids[inside] = self.ids[where]
-        if len(self.targets) != len(self.ids):
+        if self.per_row:
             return Batch(ids, lengths, self.targets[index])
         targets = np.full(inside.shape, IGNORE, dtype=np.int64)
         targets[inside] = self.targets[where]
@@ -107,12 +108,18 @@ def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
     if data.max_length:
         train = [piece for example in train for piece in _pieces(example, data.max_length)]
     vocabulary = _vocabulary(recipe, train)
-    splits = {
-        name: Split(examples, _rows(examples, vocabulary, task, name)) if examples else None
-        for name, examples in (("train", train), ("dev", dev), ("test", test))
-    }
-    assert splits["train"] is not None  # read() refuses empty files
-    return Dataset(vocabulary, splits["train"], splits["dev"], splits["test"], digests, folder)
+
+    def split(name: str, examples: Sequence[Example]) -> Split:
+        return Split(examples, _rows(examples, vocabulary, task, name))
+
+    return Dataset(
+        vocabulary,
+        split("train", train),
+        split("dev", dev) if dev else None,
+        split("test", test) if test else None,
+        digests,
+        folder,
+    )
 
 
 def load_split(
@@ -182,7 +189,7 @@ def _find(path: str, folder: Path, fallback: Path | None) -> Path:
 
 def _digest(path: Path) -> str:
     if path.is_dir():
-        return sha256("".join(f"{f.name} {sha256_of_file(f)}\n" for f in sorted(path.glob("*.txt"))).encode())
+        return sha256("".join(f"{f.name} {sha256_of_file(f)}\n" for f in texts_in(path)).encode())
     return sha256_of_file(path) if path.is_file() else ""
 
 
@@ -215,7 +222,10 @@ def _vocabulary(recipe: Recipe, train: Sequence[Example]) -> Vocabulary:
     if data.alphabet is not None:
         alphabet = Alphabet(data.alphabet, data.normalisation)
     else:
-        alphabet = Alphabet.of((example.text for example in train), data.normalisation, data.min_count)
+        # A window of running text begins with the last character of the one before.
+        again = 1 if data.format == "text" else 0
+        texts = (example.text[again if number else 0 :] for number, example in enumerate(train))
+        alphabet = Alphabet.of(texts, data.normalisation, data.min_count)
     if recipe.task.kind == "lm":
         return Vocabulary(alphabet, (), None)
     if recipe.label_scheme:
@@ -241,7 +251,8 @@ def _rows(examples: Sequence[Example], vocabulary: Vocabulary, task: str, name: 
             "list every label in data.labels, or mend the data"
         ) from None
     ids = vocabulary.alphabet.encode("".join(example.text for example in examples))
-    return Rows(ids, _offsets(len(e.text) for e in examples), np.array(targets, dtype=np.int64))
+    offsets = _offsets(len(e.text) for e in examples)
+    return Rows(ids, offsets, np.array(targets, dtype=np.int64), per_row=task == "classify")
 
 
 def _lm_rows(examples: Sequence[Example], alphabet: Alphabet, name: str) -> Rows:

@@ -153,12 +153,17 @@ def _lines(path: Path, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:
                 mistakes.add(number, f"not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}")
-                continue
+                line = ""  # which every format passes over
             yield number, line.removesuffix("\r")
 
 
+def texts_in(folder: Path) -> list[Path]:
+    """The files of a `folder` of texts, one for each label, in the order of their names."""
+    return sorted(file for file in folder.glob("*.txt") if file.is_file())
+
+
 def _folder(path: Path, mistakes: Mistakes) -> Iterator[Pair]:
-    files = sorted(path.glob("*.txt"))
+    files = texts_in(path)
     if not files:
         raise DataError(f"{path}: no *.txt files in it; expected one for each label, one text a line")
     for file in files:
@@ -167,7 +172,7 @@ def _folder(path: Path, mistakes: Mistakes) -> Iterator[Pair]:
             if line.strip():
                 yield line.strip(), file.stem, number
         mistakes.count += own.count
-        mistakes.shown.extend(own.shown)
+        mistakes.shown += own.shown[: MISTAKES_SHOWN - len(mistakes.shown)]
 
 
 def _tsv(path: Path, data: Data, task: Task, mistakes: Mistakes) -> Iterator[Pair]:
@@ -189,22 +194,26 @@ def _csv(path: Path, data: Data, task: Task, mistakes: Mistakes) -> Iterator[Pai
     """Columns by the names in the first row, fields quoted as in RFC 4180."""
     text_at, label_at = _columns(path, data, task, "text", "label", str)
     reader = csv.reader((line + "\n" for _, line in _lines(path, mistakes)), strict=True)
+    line = 1  # the first of the row to come
     try:
         header = next(reader, [])
         for name in (text_at, label_at):
             if name not in header:
+                mistakes.raise_any()
                 raise DataError(
                     f"{path}:1: no column {name!r}; the header has {', '.join(header) or 'nothing'}"
                 )
+        line = reader.line_num + 1
         for row in reader:
+            first, line = line, reader.line_num + 1
             if not row:
                 continue
             if len(row) != len(header):
-                mistakes.add(reader.line_num, f"{len(row)} fields, the header has {len(header)}")
+                mistakes.add(first, f"{len(row)} fields, the header has {len(header)}")
                 continue
-            yield row[header.index(text_at)], row[header.index(label_at)], reader.line_num
+            yield row[header.index(text_at)], row[header.index(label_at)], first
     except csv.Error as error:
-        mistakes.add(reader.line_num, f"not CSV: {error}")
+        mistakes.add(line, f"not CSV: {error}")
 
 
 def _jsonl(path: Path, data: Data, task: Task, mistakes: Mistakes) -> Iterator[Pair]:

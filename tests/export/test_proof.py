@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.bundle import Layout, open_bundle
 from ohlol.artifacts.errors import BundleError, ProofError
-from ohlol.artifacts.parity import ABSOLUTE, Case, Proof, compare
+from ohlol.artifacts.parity import TOLERANCE, Case, Proof, compare
 from ohlol.cli import main
 from ohlol.export import bundle as bundle_module
 from ohlol.export import graph as graph_module
@@ -65,12 +65,12 @@ def test_each_step_of_the_ladder(found, problem):
 def test_a_tie_within_tolerance_is_no_difference():
     """Two logits closer than the tolerance may be told apart differently; further apart they may not."""
     expected = outputs()
-    expected["logits"][0, 0] = [1.0, 1.0 + ABSOLUTE, 0, 0]
+    expected["logits"][0, 0] = [1.0, 1.0 + TOLERANCE, 0, 0]
     expected["label_ids"][0, 0] = 1
     found = {**expected, "label_ids": expected["label_ids"].copy()}
     found["label_ids"][0, 0] = 0
     assert compare("file", CASE, found, expected, "tag").labels_differing == 0
-    expected["logits"][0, 0, 1] = 1.0 + 100 * ABSOLUTE
+    expected["logits"][0, 0, 1] = 1.0 + 100 * TOLERANCE
     assert (
         compare("file", CASE, {**found, "logits": expected["logits"]}, expected, "tag").labels_differing == 1
     )

@@ -182,7 +182,7 @@ def test_ctrl_c_in_a_real_process(tmp_path, number):
         running.send_signal(number)
         message = running.stderr.read()
     assert running.returncode == 1
-    assert "ohlol train r.toml -o run --resume" in message
+    assert "  ohlol train r.toml -o run --resume\n" in message
     assert "Traceback" not in message
     done = json.loads((tmp_path / "run" / "last" / "state.json").read_text())["epoch"]
     resumed = [*command, "--resume", "--set", f"train.epochs={done + 1}"]

@@ -95,7 +95,7 @@ TWO = [("ab", ("x", "y")), ("cd", ("z", "z"))]
 )
 def test_line_ends_marks_and_blank_lines_do_not_matter(tmp_path: Path, form: str, variant: Any) -> None:
     """A file from another system reads the same."""
-    assert TWO == pairs(tmp_path, variant(SIMPLE[form].encode()), form)
+    assert pairs(tmp_path, variant(SIMPLE[form].encode()), form) == TWO
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
@@ -112,9 +112,9 @@ def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
     """An example knows its line, blank lines and quoted newlines counted; a row's line is its first."""
     data = options("csv")
     path = write(tmp_path, 'text,label\n\n"a\nb",E\nc,E\n')
-    assert [3, 5] == [example.line for example in read(path, data, "classify")]
+    assert [example.line for example in read(path, data, "classify")] == [3, 5]
     path = write(tmp_path, "a\tx\n\nb\tx\n")
-    assert [1, 3] == [example.line for example in read(path, options("tsv"), "classify")]
+    assert [example.line for example in read(path, options("tsv"), "classify")] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,12 @@ def test_bytes_that_are_no_text_are_reported_with_their_line(tmp_path: Path, for
 def test_a_bad_byte_does_not_shift_the_lines_of_csv(tmp_path: Path) -> None:
     """A mistake after a line that is no text is reported where it is."""
     found = refusal(tmp_path, b"text,label\n\xff,x\nab,x\n", "csv")
-    assert [":2: not UTF-8: byte 0xff at column 1", ":3: 2 characters but 1 labels"] == found
+    assert found == [":2: not UTF-8: byte 0xff at column 1", ":3: 2 characters but 1 labels"]
 
 
 def test_a_csv_header_that_is_no_text_is_reported_as_that(tmp_path: Path) -> None:
     """The cause is told, not that columns are missing."""
-    assert ":1: not UTF-8: byte 0xff at column 1" == refusal(tmp_path, b"\xfftext,label\nab,xy\n", "csv")[0]
+    assert refusal(tmp_path, b"\xfftext,label\nab,xy\n", "csv")[0] == ":1: not UTF-8: byte 0xff at column 1"
 
 
 def test_mistakes_are_reported_together_up_to_a_limit(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_mistakes_are_reported_together_up_to_a_limit(tmp_path: Path) -> None:
     found = refusal(tmp_path, "ab\tx\n" * 20, "tsv")
     assert [f":{line}: 2 characters but 1 labels" for line in range(1, 21)] == found
     found = refusal(tmp_path, "ab\tx\n" * 23, "tsv")
-    assert (21, "… and 3 more") == (len(found), found[-1])
+    assert (len(found), found[-1]) == (21, "… and 3 more")
 
 
 def test_mistakes_of_a_folder_keep_to_the_limit(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_mistakes_of_a_folder_keep_to_the_limit(tmp_path: Path) -> None:
         read(tmp_path, options("folder"), "classify")
     *shown, last = str(caught.value).splitlines()
     assert [str(tmp_path / "a.txt")] * 15 + [str(tmp_path / "b.txt")] * 5 == [m.split(":")[0] for m in shown]
-    assert "… and 10 more" == last
+    assert last == "… and 10 more"
 
 
 def test_labels_that_fit_the_text_before_normalisation_get_a_hint(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_labels_that_fit_the_text_before_normalisation_get_a_hint(tmp_path: Path
     row = unicodedata.normalize("NFD", "é") + "\txy\n"
     (found,) = refusal(tmp_path, row, "tsv")
     assert found.startswith(":1: 1 characters but 2 labels; they fit the text before NFC normalisation")
-    assert [("e\u0301", ("x", "y"))] == pairs(tmp_path, row, "tsv", normalisation="none")
+    assert pairs(tmp_path, row, "tsv", normalisation="none") == [("e\u0301", ("x", "y"))]
 
 
 @pytest.mark.parametrize(("form", "expected"), [("NFC", "é"), ("NFD", "e\u0301"), ("none", "e\u0301")])
@@ -213,7 +213,7 @@ def test_text_is_normalised_as_the_recipe_says(tmp_path: Path, form: str, expect
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_file_is_refused(tmp_path: Path, form: str, content: str) -> None:
     """Training on nothing is never what was meant."""
-    assert [": no examples in it"] == refusal(tmp_path, content, form)
+    assert refusal(tmp_path, content, form) == [": no examples in it"]
 
 
 @pytest.mark.parametrize("form", ["tsv", "jsonl", "csv", "conllu", "folder"])
@@ -253,11 +253,12 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
 
 def test_running_text_is_one_string(tmp_path: Path) -> None:
     """Every character counts, newlines and U+2028 too; only the mark at the start goes."""
-    assert "a\r\nb\u2028\n" == read_whole(write(tmp_path, "\ufeffa\r\nb\u2028\n"), options("text"))
+    assert read_whole(write(tmp_path, "\ufeffa\r\nb\u2028\n"), options("text")) == "a\r\nb\u2028\n"
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"a\nb\xff", ":2: not UTF-8: byte 0xff"), (b"", ": empty"), (b"\xef\xbb\xbf", ": empty")]
+    ("content", "message"),
+    [(b"a\nb\xff", ":2: not UTF-8: byte 0xff"), (b"", ": empty"), (b"\xef\xbb\xbf", ": empty")],
 )
 def test_running_text_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     """The line is named, and an empty file is not an empty model."""
@@ -276,7 +277,7 @@ def test_inline_rows_are_read_like_a_files(tmp_path: Path) -> None:
     wrong = Data.model_validate({"format": "inline", "rows": [["ab", "x"], ["", ""], ["a", "b"]]})
     with pytest.raises(DataError) as caught:
         read_inline(wrong, "tag")
-    assert "data.rows:1: 2 characters but 1 labels\ndata.rows:2: the text is empty" == str(caught.value)
+    assert str(caught.value) == "data.rows:1: 2 characters but 1 labels\ndata.rows:2: the text is empty"
 
 
 # CoNLL-U
@@ -300,15 +301,27 @@ MORE = sentence(token("1", "Go"))
         (GOOD, "Don !", "SIIOB"),
         (sentence(token("1", "a", "SpaceAfter=No"), token("2", "b")), "ab", "SB"),
         (sentence(token("1", "a", "x=y|SpaceAfter=No|z=w"), token("2", "b")), "ab", "SB"),
-        (sentence(token("1-2", "don't"), token("1", "do"), token("2", "not"), token("3", "x")), "don't x", "SIIIIOB"),
+        (
+            sentence(token("1-2", "don't"), token("1", "do"), token("2", "not"), token("3", "x")),
+            "don't x",
+            "SIIIIOB",
+        ),
         (
             sentence(token("1-2", "ab", "SpaceAfter=No"), token("1", "a"), token("2", "b"), token("3", ".")),
             "ab.",
             "SIB",
         ),
-        (sentence(token("0.1", "gone"), token("1", "a"), token("1.1", "gone"), token("2", "b")), "a b", "SOB"),
+        (
+            sentence(token("0.1", "gone"), token("1", "a"), token("1.1", "gone"), token("2", "b")),
+            "a b",
+            "SOB",
+        ),
         (sentence(token("1", "học sinh"), token("2", "đi")), "học sinh đi", "SIIIIIIIOBI"),
-        (sentence("# sent_id = 1", "#text = a b", "# text_en = c", token("1", "a"), token("2", "b")), "a b", "SOB"),
+        (
+            sentence("# sent_id = 1", "#text = a b", "# text_en = c", token("1", "a"), token("2", "b")),
+            "a b",
+            "SOB",
+        ),
         (sentence(token("1", "e\u0301a")), "éa", "SI"),
         (GOOD.rstrip("\n"), "Don !", "SIIOB"),
     ],
@@ -376,9 +389,11 @@ def test_the_rebuilt_text_is_what_the_treebank_says(sentences: list[list[tuple[s
         lines.append("")
     reported: list[tuple[int, str]] = []
     found = list(
-        conllu.rows(enumerate(lines, start=1), "sentence", "NFC", lambda line, why: reported.append((line, why)))
+        conllu.rows(
+            enumerate(lines, start=1), "sentence", "NFC", lambda line, why: reported.append((line, why))
+        )
     )
-    assert [] == reported
+    assert reported == []
     assert texts == [text for text, _, _ in found]
     for (text, labels, _), tokens in zip(found, sentences, strict=True):
         assert [form for form, _ in tokens] == [text[start:end] for start, end in word_spans(labels)]
