@@ -63,7 +63,7 @@ class Lines(Progress):
         ]
         parts += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in record.items() if "dev" in name]
         parts += [f"{rate(self.seen_in_epoch / max(now, 1e-9))}", f"{duration(left)} left"]
-        return "  ".join(parts) + ("  *" if best and any("dev" in name for name in record) else "")
+        return "  ".join(parts) + ("  best" if best and any("dev" in name for name in record) else "")
 
     def say(self, line: str) -> None:
         print(line, file=self.out, flush=True)
