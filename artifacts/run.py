@@ -51,12 +51,13 @@ class Vocabulary:
         try:
             facts = json.loads(path.read_bytes())
             alphabet = Alphabet(facts["characters"], facts["normalisation"])
-            labels, scheme = tuple(facts["labels"]), facts["label_scheme"]
+            labels, scheme = facts["labels"], facts["label_scheme"]
         except (ValueError, KeyError, TypeError, OhlolError) as error:
             raise CheckpointError(f"{path}: damaged ({error}); train again") from error
-        if scheme not in (None, words.SCHEME) or not all(isinstance(label, str) for label in labels):
+        strings = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+        if scheme not in (None, words.SCHEME) or not strings:
             raise CheckpointError(f"{path}: damaged (labels or their scheme); train again")
-        return cls(alphabet, labels, scheme)
+        return cls(alphabet, tuple(labels), scheme)
 
 
 def is_run(folder: Path) -> bool:

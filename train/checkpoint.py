@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ohlol.artifacts.errors import CheckpointError
@@ -41,7 +41,7 @@ class State:
 def save_weights(network: Network, folder: Path) -> None:
     """Write a checkpoint that can be exported but not resumed."""
     with new_folder(folder) as part:
-        save_file(_weights(network), part / Layout.model)
+        _save(_weights(network), part / Layout.model)
 
 
 def save_last(network: Network, optimizer: torch.optim.Optimizer, state: State, folder: Path) -> None:
@@ -49,8 +49,8 @@ def save_last(network: Network, optimizer: torch.optim.Optimizer, state: State, 
     state.random = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
     tensors, numbers = _flat(optimizer.state_dict()["state"])
     with new_folder(folder / Layout.last) as part:
-        save_file(_weights(network), part / Layout.model)
-        save_file(tensors, part / Layout.optimizer)
+        _save(_weights(network), part / Layout.model)
+        _save(tensors, part / Layout.optimizer)
         facts = {**asdict(state), "optimizer": numbers}
         (part / Layout.state).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     with new_file(folder / Layout.metrics) as file:
@@ -64,12 +64,15 @@ def load_last(network: Network, optimizer: torch.optim.Optimizer, folder: Path) 
     state, numbers = load_state(folder)
     tensors = _tensors(last / Layout.optimizer)
     entries: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | numbers).items():
-        number, _, key = name.partition(".")
-        entries.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    random = np.frombuffer(base64.b64decode(state.random), dtype=np.uint8).copy()
-    torch.set_rng_state(torch.from_numpy(random))
+    try:
+        for name, value in (tensors | numbers).items():
+            number, _, key = name.partition(".")
+            entries.setdefault(int(number), {})[key] = value
+        optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+        random = np.frombuffer(base64.b64decode(state.random), dtype=np.uint8).copy()
+        torch.set_rng_state(torch.from_numpy(random))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{last / Layout.state}: damaged ({error}); train again") from error
     return state
 
 
@@ -125,6 +128,10 @@ def _flat(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str
     entries = {f"{number}.{key}": value for number, own in state.items() for key, value in own.items()}
     tensors = {name: v.detach().cpu().contiguous() for name, v in entries.items() if isinstance(v, Tensor)}
     return tensors, {name: v for name, v in entries.items() if not isinstance(v, Tensor)}
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    path.write_bytes(save(tensors))  # safetensors' own `save_file` makes a file that only its owner can read
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

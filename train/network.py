@@ -28,7 +28,8 @@ class Network(nn.Module):
     `characters` is V, the size of the alphabet with padding and unknown; `classes` is the number of
     labels (V for `lm`). Both ways is two passes, the second over each row reversed within its own
     length, so that padding never reaches a character.
-    Raises `RecipeError` where `head = "none"` and the hidden state is not as wide as `classes`.
+    Raises `RecipeError` where `head = "none"` and the hidden state is not as wide as `classes`, and where
+    the input is one-hot and no character is known.
     """
 
     def __init__(self, model: ModelSection, task: Task, characters: int, classes: int) -> None:
@@ -41,6 +42,10 @@ class Network(nn.Module):
             self.embedding = nn.Embedding(characters, model.embedding_size, padding_idx=PADDING)
             width = model.embedding_size
         else:
+            if characters == RESERVED:
+                raise RecipeError(
+                    'model.input = "one_hot": no character is known; lower data.min_count or mend data.alphabet'
+                )
             self.embedding = OneHot(characters)
             width = characters - RESERVED
         make = Loop if model.loop else layer

@@ -61,7 +61,9 @@ def weights(network: Network) -> dict[str, Tensor]:
 
 
 def same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
-    return expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+    return expected.keys() == found.keys() and all(
+        torch.equal(expected[name], found[name]) for name in expected
+    )
 
 
 @pytest.fixture
@@ -87,7 +89,9 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     network, optimizer = made(name)
     step(network, optimizer)
-    state = State(epoch=3, step=7, loss=0.1, weight=11, best_epoch=2, best_value=0.3, digests={"é": {"sha256": "0"}})
+    state = State(
+        epoch=3, step=7, loss=0.1, weight=11, best_epoch=2, best_value=0.3, digests={"é": {"sha256": "0"}}
+    )
     save_last(network, optimizer, state, tmp_path)
     saved, generator = weights(network), torch.get_rng_state()
     step(network, optimizer)
@@ -107,7 +111,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path, name: str) -> None:
 def test_a_network_comes_back_with_all_that_describes_it(run: Path) -> None:
     """Exporting needs the run's folder and nothing else."""
     network, recipe, vocabulary, state = load_network(run)
-    assert (RECIPE, VOCABULARY, 1) == (recipe, vocabulary, state.epoch)
+    assert (recipe, vocabulary, state.epoch) == (RECIPE, VOCABULARY, 1)
     assert same(load_file(run / Layout.best / Layout.model), weights(network))
     assert not network.training
 
@@ -115,7 +119,7 @@ def test_a_network_comes_back_with_all_that_describes_it(run: Path) -> None:
 def test_the_record_is_one_json_object_an_epoch(run: Path) -> None:
     """`metrics.jsonl` can be read while training goes on."""
     lines = (run / Layout.metrics).read_text(encoding="utf-8").splitlines()
-    assert [{"epoch": 1, "loss": 0.5}] == list(map(json.loads, lines))
+    assert list(map(json.loads, lines)) == [{"epoch": 1, "loss": 0.5}]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="mode bits are POSIX")
@@ -188,7 +192,9 @@ def test_a_saved_torch_module_is_refused(run: Path) -> None:
         ("head.more", lambda w: torch.zeros(()), r"expected nothing, found \(\)"),
     ],
 )
-def test_a_weight_that_does_not_fit_is_refused_by_name(run: Path, name: str, change: Any, message: str) -> None:
+def test_a_weight_that_does_not_fit_is_refused_by_name(
+    run: Path, name: str, change: Any, message: str
+) -> None:
     """The weight, what was expected and what was found; the network is left as it was."""
     file = run / Layout.last / Layout.model
     tensors = load_file(file)
@@ -261,7 +267,7 @@ def test_a_damaged_alphabet_is_refused(run: Path, text: str) -> None:
 def test_the_old_checkpoint_answers_for_a_killed_save(run: Path) -> None:
     """Killed between the two renames, `last/` is found under its other name."""
     (run / Layout.last).rename(run / f".{Layout.last}.old")
-    assert 1 == load(run).epoch
+    assert load(run).epoch == 1
 
 
 @pytest.mark.parametrize("name", [Layout.recipe, Layout.alphabet, Layout.best, Layout.last])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_split_uses_every_example_once(
     data = loaded(tmp_path, "classify", "tsv", names(count), split=parts)
     found = [texts(split) for split in (data.train, data.dev, data.test)]
     assert sizes == tuple(map(len, found))
-    assert sorted(f"n{number}" for number in range(count)) == sorted(sum(found, []))
+    assert sorted(f"n{number}" for number in range(count)) == sorted(text for part in found for text in part)
 
 
 def test_a_split_follows_its_seed_alone(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_rows_of_like_length_are_together() -> None:
     lengths = np.random.default_rng(0).integers(1, 500, size=8 * BUCKET)
     rows = rows_of(lengths.tolist())
     ranges = sorted((min(lengths[index]), max(lengths[index])) for index in rows.shuffled(8, 0, 0))
-    assert all(upper <= lower for (_, upper), (lower, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(upper <= lower for (_, upper), (lower, _) in pairwise(ranges))
     assert [int(x) for x in sorted(lengths)] == [
         int(lengths[row]) for index in rows.in_order(8) for row in index
     ]

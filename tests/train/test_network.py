@@ -104,7 +104,9 @@ def test_a_row_alone_answers_as_in_company(cell: str, ways: int, layers: int, ki
     ids, lengths = ragged()
     together = on_characters(network(ids, lengths), lengths, kind)
     alone = [
-        on_characters(network(ids[row : row + 1, :length], lengths[row : row + 1]), lengths[row : row + 1], kind)[0]
+        on_characters(
+            network(ids[row : row + 1, :length], lengths[row : row + 1]), lengths[row : row + 1], kind
+        )[0]
         for row, length in enumerate(lengths.tolist())
     ]
     assert_close(alone, together)
@@ -128,7 +130,7 @@ def test_one_hot_leaves_padding_and_unknown_zero() -> None:
     """A known character is one number, what is not known is none."""
     found = OneHot(5)(torch.tensor([[0, 1, 2, 4]]))
     assert torch.float32 == found.dtype
-    assert [[[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]] == found.tolist()
+    assert found.tolist() == [[[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]]]
 
 
 def test_the_embedding_of_padding_is_zero_and_stays() -> None:
@@ -162,7 +164,7 @@ def test_a_loop_is_its_layer(cell: str) -> None:
     x = torch.randn(2, 7, 3)
     out, hidden = loop(x)
     want, state = twin(x)
-    assert ((2, 7, HIDDEN), (1, 2, HIDDEN)) == (out.shape, hidden.shape)
+    assert (out.shape, hidden.shape) == ((2, 7, HIDDEN), (1, 2, HIDDEN))
     torch.testing.assert_close(out, want, **CLOSE)
     torch.testing.assert_close(hidden, state[0] if cell == "lstm" else state, **CLOSE)
 
@@ -187,7 +189,7 @@ def test_without_a_head_the_hidden_state_is_the_answer(ways: int, hidden: int) -
     network = network_of("rnn", ways, 1, "tag", head="none", hidden_size=hidden)
     assert not [name for name in network.state_dict() if name.startswith("head")]
     logits = network(*ragged())
-    assert (5, 6, CLASSES) == logits.shape
+    assert logits.shape == (5, 6, CLASSES)
     assert logits.abs().max() <= 1
 
 
@@ -226,5 +228,5 @@ def test_reverse_turns_each_row_within_its_own_length() -> None:
     x = torch.tensor([[[1], [2], [3]], [[4], [5], [0]], [[6], [7], [8]]])
     lengths = torch.tensor([3, 2, 1])
     found = reverse(x, lengths)
-    assert [[3, 2, 1], [5, 4, 0], [6, 7, 8]] == found.squeeze(-1).tolist()
+    assert found.squeeze(-1).tolist() == [[3, 2, 1], [5, 4, 0], [6, 7, 8]]
     assert x.tolist() == reverse(found, lengths).tolist()

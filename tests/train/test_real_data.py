@@ -59,8 +59,13 @@ def test_names_of_eighteen_languages(real_data: Path) -> None:
     examples = read(folder, data_of("folder"), "classify")
     lines = sum(len(file.read_bytes().splitlines()) for file in folder.glob("*.txt"))
     distinct = {(example.text, example.labels) for example in examples}
-    found = (lines, len(examples), len({example.labels for example in examples}), len(examples) - len(distinct))
-    assert (20050, 20050, 18, 2038) == found
+    found = (
+        lines,
+        len(examples),
+        len({example.labels for example in examples}),
+        len(examples) - len(distinct),
+    )
+    assert found == (20050, 20050, 18, 2038)
 
 
 def test_names_are_split_without_a_name_in_two_parts(real_data: Path, recipes: Path) -> None:
@@ -73,14 +78,14 @@ def test_names_are_split_without_a_name_in_two_parts(real_data: Path, recipes: P
         for split in (dataset.train, dataset.dev, dataset.test)
     ]
     assert 20050 - 2038 == len(set.union(*parts)) == sum(map(len, parts))
-    assert 18 == len(dataset.vocabulary.labels)
+    assert len(dataset.vocabulary.labels) == 18
 
 
 def test_shakespeare_has_all_its_characters(real_data: Path, recipes: Path) -> None:
     """1,115,394 characters, of which the last tenth is for validation; 65 are distinct."""
     text = read_whole(real_data / "tinyshakespeare/input.txt", data_of("text"))
-    assert (1_115_394, 65) == (len(text), len(set(text)))
+    assert (len(text), len(set(text))) == (1_115_394, 65)
     dataset = load(Recipe.load(recipes / "tinyshakespeare.toml"), real_data)
     assert dataset.dev is not None
     assert dataset.test is None
-    assert (1_003_854, 111_538) == (len(dataset.train.rows.ids), len(dataset.dev.rows.ids))
+    assert (len(dataset.train.rows.ids), len(dataset.dev.rows.ids)) == (1_003_854, 111_538)
