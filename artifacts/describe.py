@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from ohlol.artifacts.errors import CheckpointError
+from ohlol.artifacts.errors import BundleError, CheckpointError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.run import Layout, Vocabulary, checkpoint, require
 
@@ -15,7 +15,16 @@ Facts = list[tuple[str, str]]
 
 
 def describe_manifest(manifest: Manifest) -> Facts:
-    """The facts of a bundle or of a single `.onnx` file."""
+    """The facts of a bundle or of a single `.onnx` file. Raises `BundleError` where some are missing."""
+    try:
+        return _manifest_facts(manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleError(
+            f"the manifest's facts are not as ohlol writes them ({error!r}); export it again"
+        ) from error
+
+
+def _manifest_facts(manifest: Manifest) -> Facts:
     facts = manifest.facts()
     source = manifest.provenance.get("checkpoint", {})
     versions = manifest.provenance.get("versions", {})

@@ -33,6 +33,7 @@ def export(
     Raises `CheckpointError`, `BundleError` (`out` holds what an export did not write) and `ProofError`
     (an exported file answers otherwise than PyTorch; nothing is written).
     """
+    out = out.resolve() if out.name in ("", "..") else out  # "." has no name to exchange
     _may_replace(out)
     network, recipe, vocabulary, state = load_network(folder, which)
     manifest = Manifest(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from ohlol.serve.model import Model
 
@@ -24,9 +25,10 @@ __all__ = ["__version__", "load"]
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def load(path: str | Path, *, threads: int = 1) -> Model:
+def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
     """Open a bundle folder, a single `.onnx` file exported by ohlol, or `"hello"`, the shipped bundle.
 
+    The model is a `Tagger`, `Classifier` or `LanguageModel` of `ohlol.serve.model`, by the bundle's task.
     `threads` is the number of intra-op threads of the ONNX Runtime session.
     Raises `ohlol.artifacts.errors.BundleError` where the bundle is missing, damaged, newer than this
     version of ohlol, or not a bundle.

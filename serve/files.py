@@ -48,7 +48,7 @@ def records(file: IO[bytes], name: str, format_: str, field: str, skip: Skip) ->
 
 
 def write(
-    model: Model,
+    model: Model[Any],
     inputs: Iterable[Record],
     out: IO[str],
     format_: str,
@@ -77,7 +77,7 @@ def write(
         table.writerow({name: _cell(value) for name, value in row.items()})
 
 
-def _answered(model: Model, inputs: Iterable[Record], at_once: bool) -> Iterator[tuple[Record, Result]]:
+def _answered(model: Model[Any], inputs: Iterable[Record], at_once: bool) -> Iterator[tuple[Record, Result]]:
     if at_once:
         for record in inputs:
             yield record, model(record.text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import onnxruntime
@@ -13,21 +14,26 @@ from numpy.typing import NDArray
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.bundle import HELLO, Layout, open_bundle, shipped
+from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_bundle, shipped
+from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import BundleError, InputError
 from ohlol.artifacts.manifest import Manifest
-from ohlol.serve.results import Classified, Result, Scored, Tagged
+from ohlol.serve.results import Classified, Scored, Tagged
+
+R = TypeVar("R", Tagged, Classified, Scored)
 
 WINDOW = 2_048  # texts that are looked at together, so that those of like length share a batch
 CHARACTERS = 8_192  # in one batch, padding included (or one text)
 DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 
 
-class Model:
-    """Answers texts. `manifest` says what it is.
+class Model(ABC, Generic[R]):
+    """Answers texts: a `Tagger`, a `Classifier` or a `LanguageModel`, by its task. `manifest` says what it is.
 
     A call may come from several threads at once.
     """
+
+    asks: tuple[str, ...]  # the outputs that an answer is made of
 
     def __init__(self, manifest: Manifest, onnx: bytes, where: str, *, threads: int = 1) -> None:
         self.manifest = manifest
@@ -36,14 +42,14 @@ class Model:
         _check_contract(self._session, manifest, where)
 
     @overload
-    def __call__(self, texts: str) -> Any: ...
+    def __call__(self, texts: str) -> R: ...
     @overload
-    def __call__(self, texts: list[str] | tuple[str, ...]) -> list[Any]: ...
+    def __call__(self, texts: list[str] | tuple[str, ...]) -> list[R]: ...
     @overload
-    def __call__(self, texts: Iterator[str]) -> Iterator[Any]: ...
-    def __call__(self, texts: str | Iterable[str]) -> Any:
+    def __call__(self, texts: Iterator[str]) -> Iterator[R]: ...
+    def __call__(self, texts: str | Iterable[str]) -> R | list[R] | Iterator[R]:
         """One text gives one result, a list or tuple a list, any other iterable an iterator that reads ahead
-        by at most 2,048 texts. Results come in the order of the texts: `Tagged`, `Classified` or `Scored`.
+        by at most 2,048 texts. Results come in the order of the texts.
 
         Raises `InputError` where a text is not a `str`.
         """
@@ -54,6 +60,14 @@ class Model:
         if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
             raise InputError(f"expected a str or several of them, found {type(texts).__name__}")
         return self._stream(texts)
+
+    @abstractmethod
+    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> R:
+        """The result for a text from its row of the outputs `asks`."""
+
+    @abstractmethod
+    def _empty(self) -> R:
+        """The result for an empty text, which is never put to the model."""
 
     def outputs(self, codepoints: NDArray[np.int32], lengths: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
         """The contract's outputs, padding included, for `codepoints (B, T) int32` and `lengths (B,) int32`.
@@ -71,71 +85,88 @@ class Model:
         found = self._session.run(names, {"codepoints": codepoints, "lengths": lengths})
         return dict(zip(names, found, strict=True))
 
-    def _stream(self, texts: Iterable[str]) -> Iterator[Result]:
+    def _stream(self, texts: Iterable[str]) -> Iterator[R]:
         texts = iter(texts)
         while window := list(islice(texts, WINDOW)):
             yield from self._window(window)
 
-    def _window(self, texts: list[str]) -> list[Result]:
+    def _window(self, texts: list[str]) -> list[R]:
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"expected a str, found {type(text).__name__}: {text!r:.60}")
         normal = [self.manifest.alphabet.normalise(text) for text in texts]
-        results: list[Result | None] = [None if text else self._empty() for text in normal]
+        results = [self._empty()] * len(texts)
         points = [codepoints(text) for text in normal]
         for rows in batches([len(row) for row in points]):
             batch = [points[row] for row in rows]
             for place, (row, answer) in enumerate(zip(rows, self._run(batch), strict=True)):
                 results[row] = self._result(normal[row], batch[place], answer)
-        return [result for result in results if result is not None]
+        return results
 
     def _run(self, rows: list[NDArray[np.int32]]) -> Iterator[list[NDArray[Any]]]:
-        """The outputs for one batch of rows, row by row, without padding."""
+        """The outputs `asks` for one batch of rows, row by row, padding included."""
         lengths = np.array([len(row) for row in rows], dtype=np.int32)
         padded = np.zeros((len(rows), int(lengths.max())), dtype=np.int32)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-        names = ["logits"] if self.manifest.task == "lm" else ["label_ids", "probabilities"]
-        outputs = self._session.run(names, {"codepoints": padded, "lengths": lengths})
-        for number, length in enumerate(lengths.tolist()):
-            whole = self.manifest.task == "classify"
-            yield [output[number] if whole else output[number, :length] for output in outputs]
+        outputs = self._session.run(list(self.asks), {"codepoints": padded, "lengths": lengths})
+        for number in range(len(rows)):
+            yield [output[number] for output in outputs]
 
-    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Result:
-        if self.manifest.task == "tag":
-            ids, probabilities = answer
-            return Tagged(text, tuple(self._labels[ids]), probabilities, self.manifest.label_scheme)
-        if self.manifest.task == "classify":
-            ids, probabilities = answer
-            best = int(ids)
-            order = np.argsort(-probabilities, kind="stable")
-            by_label = {str(self._labels[k]): float(probabilities[k]) for k in order.tolist()}
-            return Classified(text, str(self._labels[best]), float(probabilities[best]), by_label)
-        return self._scored(text, points, answer[0])
 
-    def _scored(self, text: str, points: NDArray[np.int32], logits: NDArray[np.float32]) -> Scored:
+class Tagger(Model[Tagged]):
+    """A label for every character."""
+
+    asks = ("label_ids", "probabilities")
+
+    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Tagged:
+        ids, probabilities = (output[: len(points)] for output in answer)
+        return Tagged(text, tuple(self._labels[ids]), probabilities, self.manifest.label_scheme)
+
+    def _empty(self) -> Tagged:
+        none = np.zeros((0, len(self.manifest.labels)), dtype=np.float32)
+        return Tagged("", (), none, self.manifest.label_scheme)
+
+
+class Classifier(Model[Classified]):
+    """A label for the text."""
+
+    asks = ("label_ids", "probabilities")
+
+    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Classified:
+        ids, probabilities = answer
+        best = int(ids)
+        order = np.argsort(-probabilities, kind="stable").tolist()
+        by_label = {str(self._labels[k]): float(probabilities[k]) for k in order}
+        return Classified(text, str(self._labels[best]), float(probabilities[best]), by_label)
+
+    def _empty(self) -> Classified:
+        return Classified("", None, None, {})
+
+
+class LanguageModel(Model[Scored]):
+    """How likely the text is, and what comes next."""
+
+    asks = ("logits",)
+
+    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Scored:
         alphabet = self.manifest.alphabet
-        wide = logits.astype(np.float64)  # (T, V)
-        highest = wide.max(axis=1, keepdims=True)
-        log_p = wide - highest - np.log(np.exp(wide - highest).sum(axis=1, keepdims=True))
+        logits = answer[0][: len(points)].astype(np.float64)  # (T, V)
+        highest = logits.max(axis=1, keepdims=True)
+        log_p = logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
         following = alphabet.ids(points)[1:]
         seen = log_p[np.arange(len(following)), following]
         best = int(log_p[-1].argmax())
         nats = float(-seen.mean()) if len(seen) else None
         return Scored(text, alphabet.character(best), float(np.exp(log_p[-1, best])), nats)
 
-    def _empty(self) -> Result:
-        """The answer to an empty text, which is never put to the model."""
-        if self.manifest.task == "tag":
-            none = np.zeros((0, len(self.manifest.labels)), dtype=np.float32)
-            return Tagged("", (), none, self.manifest.label_scheme)
-        return (
-            Classified("", None, None, {})
-            if self.manifest.task == "classify"
-            else Scored("", None, None, None)
-        )
+    def _empty(self) -> Scored:
+        return Scored("", None, None, None)
 
 
-def load(path: str | Path, *, threads: int = 1) -> Model:
+TASKS: dict[Task, type[Model[Any]]] = {"tag": Tagger, "classify": Classifier, "lm": LanguageModel}
+
+
+def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
     """See `ohlol.load`."""
     if isinstance(path, Path) or path != HELLO:
         path = Path(path)
@@ -143,10 +174,14 @@ def load(path: str | Path, *, threads: int = 1) -> Model:
             onnx = path.read_bytes()
             session = _session(onnx, str(path), threads)
             manifest = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-            return Model(manifest, onnx, str(path), threads=threads)
-    bundle = open_bundle(shipped() if path == HELLO else Path(path))
+            return TASKS[manifest.task](manifest, onnx, str(path), threads=threads)
+    return of_bundle(open_bundle(shipped() if path == HELLO else Path(path)), threads=threads)
+
+
+def of_bundle(bundle: Bundle, *, threads: int = 1) -> Model[Any]:
+    """The model of a bundle that is open."""
     where = str(bundle.path / Layout.onnx)
-    return Model(bundle.manifest, bundle.contents[Layout.onnx], where, threads=threads)
+    return TASKS[bundle.manifest.task](bundle.manifest, bundle.contents[Layout.onnx], where, threads=threads)
 
 
 def batches(lengths: list[int]) -> Iterator[list[int]]:

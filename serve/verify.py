@@ -13,7 +13,7 @@ from ohlol.artifacts import contract
 from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_bundle, shipped
 from ohlol.artifacts.errors import BundleError
 from ohlol.artifacts.parity import Arrays, Case, Proof, compare
-from ohlol.serve.model import Model
+from ohlol.serve.model import of_bundle
 
 DTYPES = {1: np.dtype("<f4"), 6: np.dtype("<i4")}  # TensorProto.DataType FLOAT and INT32
 
@@ -24,8 +24,7 @@ def verify(path: str | Path) -> Proof:
     Raises `BundleError` where the bundle cannot be opened or holds no test data.
     """
     bundle = open_bundle(shipped() if path == HELLO else Path(path))
-    where = str(bundle.path / Layout.onnx)
-    model = Model(bundle.manifest, bundle.contents[Layout.onnx], where)
+    model = of_bundle(bundle)
     rows = [
         compare(
             Layout.onnx, case, model.outputs(case.codepoints, case.lengths), expected, bundle.manifest.task

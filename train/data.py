@@ -17,9 +17,10 @@ from ohlol.artifacts.errors import DataError
 from ohlol.artifacts.files import sha256, sha256_of_file
 from ohlol.artifacts.run import Vocabulary
 from ohlol.train.readers import Example, read, read_inline, read_whole, texts_in
-from ohlol.train.recipe import Data, Recipe
+from ohlol.train.recipe import Recipe
 
 IGNORE = -100  # the target of padding; torch's cross entropy leaves it out
+SPLITS = ("train", "dev", "test")
 BUCKET = 50  # batches in one window of rows that are sorted by length
 
 
@@ -103,31 +104,25 @@ class Dataset:
 
 def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
     """Read the recipe's files, relative to `folder`, or to `fallback` where it has them and `folder` not."""
-    data, task = recipe.data, recipe.task.kind
-    train, dev, test, digests = _examples(recipe, folder, fallback)
-    if data.max_length:
-        train = [piece for example in train for piece in _pieces(example, data.max_length)]
-    vocabulary = _vocabulary(recipe, train)
-
-    def split(name: str, examples: Sequence[Example]) -> Split:
-        return Split(examples, _rows(examples, vocabulary, task, name))
-
-    return Dataset(
-        vocabulary,
-        split("train", train),
-        split("dev", dev) if dev else None,
-        split("test", test) if test else None,
-        digests,
-        folder,
+    limit = recipe.data.max_length
+    examples, digests = _examples(recipe, folder, fallback)
+    if limit:
+        examples["train"] = [piece for example in examples["train"] for piece in _pieces(example, limit)]
+    vocabulary = _vocabulary(recipe, examples["train"])
+    train, dev, test = (
+        Split(part, _rows(part, vocabulary, recipe.task.kind, name)) if (part := examples.get(name)) else None
+        for name in SPLITS
     )
+    if train is None:
+        raise DataError("train data: no text of two characters or more, so nothing to predict")
+    return Dataset(vocabulary, train, dev, test, digests, folder)
 
 
 def load_split(
     recipe: Recipe, vocabulary: Vocabulary, name: str, folder: Path, fallback: Path | None
 ) -> Split:
     """One split ("train", "dev" or "test") under a vocabulary that stands already."""
-    train, dev, test, _ = _examples(recipe, folder, fallback)
-    examples = {"train": train, "dev": dev, "test": test}[name]
+    examples = _examples(recipe, folder, fallback, only=name)[0].get(name)
     if not examples:
         raise DataError(
             f"the recipe has no {name} data; set data.{name} or data.split, or name another --split"
@@ -144,21 +139,23 @@ def data_folders(given: Path | None, recipe_folder: Path) -> tuple[Path, Path | 
 
 
 def _examples(
-    recipe: Recipe, folder: Path, fallback: Path | None
-) -> tuple[list[Example], list[Example], list[Example], dict[str, Any]]:
+    recipe: Recipe, folder: Path, fallback: Path | None, only: str | None = None
+) -> tuple[dict[str, list[Example]], dict[str, Any]]:
+    """The examples of each split there is, and the digests of the files; with `only`, no other file is read."""
     data, task = recipe.data, recipe.task.kind
     if data.rows is not None:
         train = read_inline(data, task)
-        return train, [], [], {"train": {"rows": len(train)}}
+        return {"train": train}, {"train": {"rows": len(train)}}
 
-    paths = {name: _find(path, folder, fallback) for name, path in _named(data)}
-    digests = {name: {"path": path, "sha256": _digest(paths[name])} for name, path in _named(data)}
+    named = {"train": data.train, "dev": data.dev, "test": data.test}
+    files = {name: path for name, path in named.items() if path and (data.split or only in (None, name))}
+    paths = {name: _find(path, folder, fallback) for name, path in files.items()}
+    digests = {name: {"path": path, "sha256": _digest(paths[name])} for name, path in files.items()}
     if data.format == "text":
         texts = {name: read_whole(path, data) for name, path in paths.items()}
         if data.split:
-            texts = dict(zip(("train", "dev", "test"), _cut_text(texts["train"], data.split), strict=True))
-        windows = {name: _windows(text, data.sequence_length) for name, text in texts.items()}
-        return windows["train"], windows.get("dev", []), windows.get("test", []), digests
+            texts = dict(zip(SPLITS, _cut_text(texts["train"], data.split), strict=True))
+        return {name: _windows(text, data.sequence_length) for name, text in texts.items()}, digests
 
     examples = {name: read(path, data, task) for name, path in paths.items()}
     if data.deduplicate:
@@ -170,15 +167,8 @@ def _examples(
         parts = np.split(order, ends[:2])
         if not len(parts[0]):
             raise DataError(f"{paths['train']}: {len(whole)} examples are too few to split by {data.split}")
-        examples = {
-            name: [whole[k] for k in part] for name, part in zip(("train", "dev", "test"), parts, strict=True)
-        }
-    return examples["train"], examples.get("dev", []), examples.get("test", []), digests
-
-
-def _named(data: Data) -> list[tuple[str, str]]:
-    parts = (("train", data.train), ("dev", data.dev), ("test", data.test))
-    return [(name, path) for name, path in parts if path is not None]
+        examples = {name: [whole[k] for k in part] for name, part in zip(SPLITS, parts, strict=True)}
+    return examples, digests
 
 
 def _find(path: str, folder: Path, fallback: Path | None) -> Path:

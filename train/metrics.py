@@ -12,7 +12,7 @@ from ohlol.artifacts.words import Span, sentence_spans, word_spans
 from ohlol.train.data import Split
 
 Metrics = dict[str, float]
-LOWER_IS_BETTER = frozenset({"loss", "nats_per_character", "bits_per_character"})
+LOWER_IS_BETTER = frozenset({"nats_per_character", "bits_per_character"})
 
 
 def tag_metrics(split: Split, predicted: Sequence[NDArray[np.int64]], vocabulary: Vocabulary) -> Metrics:

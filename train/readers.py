@@ -124,6 +124,9 @@ def _example(
         return None
     if task == "lm":
         return Example(normal, (), line)
+    if any("\ud800" <= character <= "\udfff" for label in answer for character in label):
+        mistakes.add(line, f"the label {answer!r:.60} holds a lone surrogate, which no UTF-8 file can")
+        return None
     if task == "classify":
         if not isinstance(answer, str) or not answer:
             mistakes.add(line, f"the label should be a string, found {answer!r}")

@@ -22,11 +22,11 @@ FORMATS_OF: dict[str, tuple[Format, ...]] = {
     "classify": ("tsv", "jsonl", "csv", "folder", "inline"),
     "lm": ("text", "tsv", "jsonl", "csv"),
 }
-Metric = Literal["loss", "accuracy", "macro_f1", "words_f1", "sentences_f1", "nats_per_character"]
+Metric = Literal["accuracy", "macro_f1", "words_f1", "sentences_f1", "nats_per_character"]
 METRICS_OF: dict[str, tuple[Metric, ...]] = {
-    "tag": ("accuracy", "macro_f1", "words_f1", "sentences_f1", "loss"),
-    "classify": ("accuracy", "macro_f1", "loss"),
-    "lm": ("nats_per_character", "loss"),
+    "tag": ("accuracy", "macro_f1", "words_f1", "sentences_f1"),
+    "classify": ("accuracy", "macro_f1"),
+    "lm": ("nats_per_character",),
 }
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
@@ -186,6 +186,23 @@ def _contradictions(recipe: Recipe) -> Iterable[tuple[tuple[str, ...], str]]:
         yield ("data.labels", "task.kind"), "an lm task has none: it answers with characters"
     if data.labels is not None and len(set(data.labels)) != len(data.labels):
         yield ("data.labels",), "a label stands there twice"
+    if data.row != "sentence" and data.format != "conllu":
+        yield (
+            ("data.row", "data.format"),
+            'only format = "conllu" has sentences, paragraphs and documents; drop it',
+        )
+    if data.sequence_length != 128 and data.format != "text":
+        yield ("data.sequence_length", "data.format"), 'only format = "text" is cut into sequences; drop it'
+    if data.deduplicate and data.format in ("text", "inline"):
+        yield (
+            ("data.deduplicate", "data.format"),
+            f'format = "{data.format}" has no duplicates to remove; drop it',
+        )
+    if data.labels is not None and recipe.label_scheme:
+        yield (
+            ("data.labels", "data.format", "data.label_scheme"),
+            "the labels of words are B, I, O, S; drop it",
+        )
     if data.max_length and task != "tag":
         yield ("data.max_length", "task.kind"), "only rows of a tag task can be cut; drop it"
     if data.label_scheme and task != "tag":

@@ -139,7 +139,6 @@ def test_lm_figures_are_per_character() -> None:
         ("words_f1", 0.4, 0.5, False),
         ("nats_per_character", 1.4, 1.5, True),
         ("nats_per_character", 1.6, 1.5, False),
-        ("loss", 0.1, 0.2, True),
     ],
 )
 def test_better_knows_which_way_is_up(name: str, value: float, than: float | None, expected: bool) -> None:
