@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -42,25 +43,26 @@ def _manifest_facts(manifest: Manifest) -> Facts:
 
 
 def describe_run(folder: Path) -> Facts:
-    """The facts of a run folder, with the shape of every weight."""
+    """The facts of a run folder, with the shape of every weight. Raises `CheckpointError`."""
     try:
-        recipe = tomllib.loads(require(folder / Layout.recipe).read_text(encoding="utf-8"))
-        state = json.loads(require(checkpoint(folder, Layout.last) / Layout.state).read_bytes())
-        path = folder / Layout.results
-        results = json.loads(path.read_bytes()) if path.is_file() else {}
-        shapes = _shapes(checkpoint(folder, Layout.best) / Layout.model)
-        vocabulary = Vocabulary.load(folder)
-        position = f"{state['epoch']} of {recipe['train']['epochs']}"
-    except (ValueError, KeyError, TypeError) as error:
+        return _run_facts(folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: damaged ({error!r}); train again") from error
-    count = sum(_product(shape) for shape in shapes.values())
+
+
+def _run_facts(folder: Path) -> Facts:
+    recipe = tomllib.loads(require(folder / Layout.recipe).read_text(encoding="utf-8"))
+    state = json.loads(require(checkpoint(folder, Layout.last) / Layout.state).read_bytes())
+    path = folder / Layout.results
+    shapes = _shapes(checkpoint(folder, Layout.best) / Layout.model)
+    vocabulary = Vocabulary.load(folder)
     return [
         ("task", recipe["task"]["kind"]),
         ("network", _network(recipe["model"])),
         *_vocabulary(vocabulary.alphabet.characters, vocabulary.alphabet.normalisation, vocabulary.labels),
-        ("epochs", f"{position}; best: {state['best_epoch']}"),
-        *_metrics(results),
-        ("parameters", f"{count:,}"),
+        ("epochs", f"{state['epoch']} of {recipe['train']['epochs']}; best: {state['best_epoch']}"),
+        *_metrics(json.loads(path.read_bytes()) if path.is_file() else {}),
+        ("parameters", f"{sum(map(math.prod, shapes.values())):,}"),
         *((name, "(" + ", ".join(map(str, shape)) + ")") for name, shape in shapes.items()),
     ]
 
@@ -110,10 +112,3 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(size, path.stat().st_size)))
     return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-
-
-def _product(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -25,8 +25,14 @@ def sha256_of_file(path: Path) -> str:
 def new_file(path: Path) -> Iterator[IO[str]]:
     """A UTF-8 file to write that takes the name `path` once it is complete.
 
-    A lone surrogate is written as `?`. If the block raises, `path` is as it was before.
+    A lone surrogate is written as `?`. If the block raises, `path` is as it was before. What is no regular
+    file (a device, a pipe) is written to directly; behind a link, the file it leads to is exchanged.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

@@ -44,9 +44,13 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Entry] = field(default_factory=dict)
 
+    @property
+    def classes(self) -> int:
+        """The width of the answers: the number of labels; for `lm`, the alphabet's size."""
+        return len(self.alphabet) if self.task == "lm" else len(self.labels)
+
     def facts(self) -> dict[str, Any]:
         """The manifest without `files`, as JSON values."""
-        classes = len(self.alphabet) if self.task == "lm" else len(self.labels)
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -58,8 +62,8 @@ class Manifest:
             },
             "labels": list(self.labels),
             "label_scheme": self.label_scheme,
-            "inputs": [_tensor(t, classes) for t in contract.INPUTS],
-            "outputs": [_tensor(t, classes) for t in contract.outputs(self.task)],
+            "inputs": [_tensor(t, self.classes) for t in contract.INPUTS],
+            "outputs": [_tensor(t, self.classes) for t in contract.outputs(self.task)],
             "opset": contract.OPSET,
             "ir_version": contract.IR_VERSION,
             "network": self.network,

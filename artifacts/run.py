@@ -26,6 +26,9 @@ class Layout:
     state = "state.json"
 
 
+NAMES = frozenset(name for key, name in vars(Layout).items() if not key.startswith("_"))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What a run knows of its data: characters in, labels out. `labels` is empty for `lm`."""

@@ -46,7 +46,7 @@ def card(manifest: Manifest, proof: Proof, files: list[str]) -> str:
         "## Inputs and outputs",
         _contract(manifest),
         f"Proved against PyTorch when exported: {len(proof.rows)} rows, largest difference {worst:.1e}, "
-        "every label equal.",
+        "every label equal, ties within the tolerance aside.",
         "## Use",
         "With ohlol, which needs neither torch nor onnx:",
         '```python\nimport ohlol\n\nmodel = ohlol.load("path/to/this/folder")\nprint(model("a text"))\n```',

@@ -17,7 +17,7 @@ from ohlol.artifacts.errors import InputError, OhlolError
 
 if TYPE_CHECKING:
     from ohlol.artifacts.parity import Proof
-    from ohlol.serve.files import Record, Skip
+    from ohlol.serve.files import Record
     from ohlol.train.metrics import Metrics
 
 PATH = click.Path(path_type=Path)
@@ -233,13 +233,16 @@ def verify(bundle: str) -> None:
     "--as", "as_", type=click.Choice(["labels", "words", "sentences"]), default="labels", show_default=True
 )
 @click.option("--probabilities", is_flag=True, help="Add how sure the model is.")
+@click.option(
+    "--prefix", default="", metavar="TEXT", help="Before the names of the fields added (jsonl, csv)."
+)
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads inside a batch."
 )
 def predict(
     model: str, texts: tuple[str, ...], source: Path | None, output: Path | None, form: str | None,
-    input_format: str | None, field: str, as_: str, probabilities: bool, on_error: str, threads: int,
+    input_format: str | None, field: str, as_: str, probabilities: bool, prefix: str, on_error: str, threads: int,
 ) -> None:  # fmt: skip
     """Answer texts, one line each, in order.
 
@@ -249,7 +252,7 @@ def predict(
     character and the likeliest next character (lm).
     """
     from ohlol.artifacts.files import new_file
-    from ohlol.serve.files import format_of, records, stdout, write
+    from ohlol.serve.files import arguments, format_of, opened, records, stdout, write
 
     if texts and source:
         raise click.UsageError("give TEXT or -i FILE, not both")
@@ -265,17 +268,22 @@ def predict(
         skipped += 1
         click.echo(f"skipped: {error}", err=True)
 
-    with nullcontext(sys.stdin.buffer) if source is None else source.open("rb") as file:
+    with opened(texts, source) as file:
         name = "stdin" if source is None else str(source)
         read_as = format_of(str(source) if source else None, input_format)
         inputs: Iterable[Record] = (
-            _arguments(texts, skip) if texts else records(file, name, read_as, field, skip)
+            arguments(texts, skip) if texts else records(file, name, read_as, field, skip)
         )
-        at_once = sys.stdin.isatty() and not texts and source is None
+        at_once = not texts and source is None and sys.stdin.isatty()
         if at_once:
             click.echo("one text a line, Ctrl-D ends:", err=True)
         form = format_of(str(output) if output else None, form)
-        options: dict[str, Any] = {"field": field, "probabilities": probabilities, "as_": as_}
+        options: dict[str, Any] = {
+            "field": field,
+            "probabilities": probabilities,
+            "as_": as_,
+            "prefix": prefix,
+        }
         with stdout() if output is None else new_file(output) as out:
             write(loaded, inputs, out, form, at_once=at_once, **options)
     if skipped:
@@ -294,18 +302,6 @@ def inspect(path: str) -> None:
             describe_run(Path(path)) if is_run(Path(path)) else describe_manifest(ohlol.load(path).manifest)
         )
     )
-
-
-def _arguments(texts: tuple[str, ...], skip: Skip) -> Iterable[Record]:
-    from ohlol.serve.files import Record
-
-    for number, text in enumerate(texts, start=1):
-        if any(
-            "\udc80" <= character <= "\udcff" for character in text
-        ):  # how Python shows bytes that are not UTF-8
-            skip(InputError(f"argument {number}: not UTF-8"))
-        else:
-            yield Record(text, {})
 
 
 def _print_metrics(splits: dict[str, Metrics]) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import tee
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -35,15 +35,34 @@ def format_of(name: str | None, given: str | None) -> str:
     return given or SUFFIXES.get(Path(name).suffix.lower() if name else "", "text")
 
 
+def opened(texts: tuple[str, ...], source: Path | None) -> AbstractContextManager[IO[bytes]]:
+    """What texts are read from: a file, nothing where they are arguments, else stdin, which stays open."""
+    if source is not None:
+        return source.open("rb")
+    if texts:
+        return nullcontext(io.BytesIO())
+    if sys.stdin is None:  # closed, as a daemon has it
+        raise InputError("stdin is closed; give TEXT or -i FILE")
+    return nullcontext(sys.stdin.buffer)
+
+
+def arguments(texts: tuple[str, ...], skip: Skip) -> Iterator[Record]:
+    """The texts of a command line."""
+    for number, text in enumerate(texts, start=1):
+        if _escaped(text):
+            skip(InputError(f"argument {number}: not UTF-8"))
+        else:
+            yield Record(text, {})
+
+
 def records(file: IO[bytes], name: str, format_: str, field: str, skip: Skip) -> Iterator[Record]:
     """The texts of a file, read line by line; `field` is the text's column or field (csv, jsonl)."""
-    lines = _lines(file, name, skip)
     if format_ == "csv":
-        yield from _csv(lines, name, field, skip)
+        yield from _csv(file, name, field, skip)
     elif format_ == "jsonl":
-        yield from _jsonl(lines, name, field, skip)
+        yield from _jsonl(_lines(file, name, skip), name, field, skip)
     else:
-        for _, text in lines:
+        for _, text in _lines(file, name, skip):
             yield Record(text, {})
 
 
@@ -56,25 +75,53 @@ def write(
     field: str = "text",
     probabilities: bool = False,
     as_: str = "labels",
+    prefix: str = "",
     at_once: bool = False,
 ) -> None:
-    """Answer every record, one line each, in order; `at_once`, before the next one is read."""
-    table: Any = None
+    """Answer every record, one line each, in order; `at_once`, before the next one is read.
+
+    `prefix` stands before the names of the fields that are added. Raises `InputError` where an added field
+    would take the place of one that is there, or where the rows of a CSV have different fields.
+    """
+    table: csv.DictWriter[str] | None = None
     for record, result in _answered(model, inputs, at_once):
         if format_ == "text":
             out.write(line(result, probabilities=probabilities, as_=as_) + "\n")
-            if at_once:
-                out.flush()
-            continue
-        row = fields(result, probabilities=probabilities, as_=as_)
-        row = {**record.others, field: record.text, **row}
-        if format_ == "jsonl":
-            out.write(_json(row) + "\n")
-            continue
-        if table is None:
-            table = csv.DictWriter(out, list(row), lineterminator="\n", extrasaction="ignore")
-            table.writeheader()
-        table.writerow({name: _cell(value) for name, value in row.items()})
+        else:
+            added = fields(result, probabilities=probabilities, as_=as_)
+            row = {**record.others, field: record.text}
+            for key, value in added.items():
+                if prefix + key in row:
+                    raise InputError(
+                        f"the input has a field {prefix + key!r}, which the answer would replace; put a word before "
+                        "the names of the answer's fields, such as --prefix predicted_"
+                    )
+                row[prefix + key] = value
+            if format_ == "jsonl":
+                out.write(_json(row) + "\n")
+            else:
+                if table is None:
+                    table = csv.DictWriter(_Lines(out), list(row))
+                    table.writeheader()
+                elif row.keys() != set(table.fieldnames):
+                    odd = ", ".join(sorted(row.keys() ^ set(table.fieldnames)))
+                    raise InputError(
+                        f"a CSV has the same fields in every row, these are not: {odd}; use --format jsonl"
+                    )
+                joined = {prefix + "labels": str(result)} if "labels" in added else {}
+                table.writerow({name: _cell(value) for name, value in {**row, **joined}.items()})
+        if at_once:
+            out.flush()
+
+
+class _Lines:
+    """Ends a CSV's rows with a plain newline. Told so itself, csv would leave a lone `\\r` unquoted."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self.out = out
+
+    def write(self, row: str) -> int:
+        return self.out.write(row.removesuffix("\r\n") + "\n")
 
 
 def _answered(model: Model[Any], inputs: Iterable[Record], at_once: bool) -> Iterator[tuple[Record, Result]]:
@@ -97,9 +144,7 @@ def _json(value: Any) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A value in one field of a CSV: labels as `predict` prints them, other lists and objects as JSON."""
-    if isinstance(value, list) and value and all(isinstance(part, str) and len(part) == 1 for part in value):
-        return "".join(value)
+    """A value in one field of a CSV; lists and objects as JSON."""
     return _json(value) if isinstance(value, list | dict) else value
 
 
@@ -141,41 +186,62 @@ def _jsonl(lines: Iterable[tuple[int, str]], name: str, field: str, skip: Skip) 
         yield Record(row.pop(field), row)
 
 
-def _csv(lines: Iterable[tuple[int, str]], name: str, field: str, skip: Skip) -> Iterator[Record]:
+def _csv(file: IO[bytes], name: str, field: str, skip: Skip) -> Iterator[Record]:
+    """Records of a CSV with a header. One that cannot be read is skipped whole, however many lines it has."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader((text + "\n" for _, text in lines), strict=True)
-    header = next(reader, None)
-    if header is None:
-        return
-    if field not in header:
-        raise InputError(
-            f"{name}:1: no column {field!r}; the header has {', '.join(header)}. Name another with --field"
-        )
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            skip(InputError(f"{name}:{reader.line_num}: not CSV: {error}"))
-            continue
-        if row is None:
-            return
-        if not row:
-            continue
-        if len(row) != len(header):
-            skip(
-                InputError(
-                    f"{name}:{reader.line_num}: {len(row)} fields, the header has {len(header)}; mend the line, or "
-                    "leave such lines out with --on-error skip"
+    # Bytes that are no UTF-8 come through as lone surrogates, so that the record they are in can be told.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text, strict=True)
+    header: list[str] | None = None
+    try:
+        while True:
+            first = reader.line_num + 1
+            try:
+                row = next(reader, None)
+                problem = "not UTF-8" if row and _escaped("".join(row)) else ""
+            except csv.Error as error:
+                row, problem = [], f"not CSV: {error}"
+            if row is None:
+                return
+            last = reader.line_num
+            where = f"{name}:{first}" if last <= first else f"{name}:{first} to {last}"
+            if header is None:
+                header = _header(row, problem, field, where) if row or problem else None
+                continue
+            if row and not problem and len(row) != len(header):
+                problem = f"{len(row)} fields, the header has {len(header)}"
+            if problem:
+                skip(
+                    InputError(f"{where}: {problem}; mend it, or leave such records out with --on-error skip")
                 )
-            )
-            continue
-        cells = dict(zip(header, row, strict=True))
-        yield Record(cells.pop(field), cells)
+            elif row:
+                cells = dict(zip(header, row, strict=True))
+                yield Record(cells.pop(field), cells)
+    finally:
+        text.detach()  # the file stays open
+
+
+def _header(row: list[str], problem: str, field: str, where: str) -> list[str]:
+    twice = sorted({column for column in row if row.count(column) > 1})
+    if twice and not problem:
+        problem = f"column {twice[0]!r} is there twice"
+    if field not in row and not problem:
+        problem = f"no column {field!r}; the header has {', '.join(row)}. Name another with --field"
+    if problem:
+        raise InputError(f"{where}: {problem}")
+    return row
+
+
+def _escaped(text: str) -> bool:
+    """Whether bytes that are no UTF-8 came into the text, as Python lets them through."""
+    return any("\udc80" <= character <= "\udcff" for character in text)
 
 
 @contextmanager
 def stdout() -> Iterator[IO[str]]:
     """The process's output as UTF-8 with plain newlines; a lone surrogate is written as `?`."""
+    if sys.stdout is None:
+        raise InputError("stdout is closed; write to a file with -o FILE")
     out = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", errors="replace", newline="")
     try:
         yield out

@@ -24,6 +24,7 @@ R = TypeVar("R", Tagged, Classified, Scored)
 
 WINDOW = 2_048  # texts that are looked at together, so that those of like length share a batch
 CHARACTERS = 8_192  # in one batch, padding included (or one text)
+MOST_THREADS = 1_024
 DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 
 
@@ -40,6 +41,7 @@ class Model(ABC, Generic[R]):
         self._labels = np.array(manifest.labels, dtype=object)
         self._session = _session(onnx, where, threads)
         _check_contract(self._session, manifest, where)
+        _check_facts(self._session, manifest, where)
 
     @overload
     def __call__(self, texts: str) -> R: ...
@@ -120,11 +122,15 @@ class Tagger(Model[Tagged]):
 
     def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Tagged:
         ids, probabilities = (output[: len(points)] for output in answer)
-        return Tagged(text, tuple(self._labels[ids]), probabilities, self.manifest.label_scheme)
+        return self._tagged(text, tuple(self._labels[ids]), probabilities)
 
     def _empty(self) -> Tagged:
         none = np.zeros((0, len(self.manifest.labels)), dtype=np.float32)
-        return Tagged("", (), none, self.manifest.label_scheme)
+        return self._tagged("", (), none)
+
+    def _tagged(self, text: str, labels: tuple[str, ...], probabilities: NDArray[np.float32]) -> Tagged:
+        separator = "" if all(len(label) == 1 for label in self.manifest.labels) else " "
+        return Tagged(text, labels, probabilities, self.manifest.label_scheme, separator)
 
 
 class Classifier(Model[Classified]):
@@ -199,6 +205,8 @@ def batches(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def _session(onnx: bytes, where: str, threads: int) -> onnxruntime.InferenceSession:
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MOST_THREADS}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -224,8 +232,20 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, w
                 names = ", ".join(have) or "none"
                 raise BundleError(f"{where}: no {kind} `{tensor.name}`, found {names}; export it again")
             dtype = DTYPES.get(have[tensor.name].type, have[tensor.name].type)
-            if dtype != tensor.dtype or len(have[tensor.name].shape) != len(tensor.shape):
+            shape = [manifest.classes if axis == contract.CLASSES else axis for axis in tensor.shape]
+            if dtype != tensor.dtype or have[tensor.name].shape != shape:
                 raise BundleError(
-                    f"{where}: {kind} `{tensor.name}` is {dtype} {tuple(have[tensor.name].shape)}, expected "
-                    f"{tensor.dtype} ({', '.join(tensor.shape)}); export it again with `ohlol export`"
+                    f"{where}: {kind} `{tensor.name}` is {dtype} {have[tensor.name].shape}, expected {tensor.dtype} "
+                    f"{shape}; export it again with `ohlol export`"
                 )
+
+
+def _check_facts(session: onnxruntime.InferenceSession, manifest: Manifest, where: str) -> None:
+    """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
+    inside = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, where).facts()
+    for name, value in manifest.facts().items():
+        if inside[name] != value:
+            raise BundleError(
+                f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "
+                "changed; copy or export the bundle again"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,10 @@ class Tagged:
     labels: tuple[str, ...]
     probabilities: NDArray[np.float32] = field(repr=False, compare=False)
     scheme: str | None = field(default=None, repr=False)
+    separator: str = field(default="", repr=False)  # between the labels, where one of the model's is longer
 
     def __str__(self) -> str:
-        return ("" if all(len(label) == 1 for label in self.labels) else " ").join(self.labels)
+        return self.separator.join(self.labels)
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -121,13 +123,19 @@ def line(result: Result, *, probabilities: bool = False, as_: str = "labels") ->
         text = str(result)
         if as_ != "labels":
             parts = result.words if as_ == "words" else result.sentences
-            text = "\t".join(" ".join(part.split("\t")).replace("\n", " ") for part in parts)
+            text = "\t".join(map(_flat, parts))
         return text + ("\t" + " ".join(f"{p:.4f}" for p in result.probability) if probabilities else "")
     if isinstance(result, Classified) and probabilities:
-        return "\t".join([str(result), *(f"{name}={p:.4f}" for name, p in result.probabilities.items())])
+        by_label = (f"{_flat(name)}={p:.4f}" for name, p in result.probabilities.items())
+        return "\t".join([_flat(str(result)), *by_label])
     if isinstance(result, Scored) and probabilities:
         return f"{result}\t{'' if result.probability is None else f'{result.probability:.4f}'}"
-    return str(result)
+    return str(result) if isinstance(result, Scored) else _flat(str(result))
+
+
+def _flat(text: str) -> str:
+    """Without what would divide a line or a column of the output."""
+    return " ".join(re.split("[\t\r\n]", text))
 
 
 def _rounded(values: NDArray[np.float32]) -> list[float]:

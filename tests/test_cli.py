@@ -54,7 +54,7 @@ def test_demo():
     epochs = [line for line in result.stderr.splitlines() if line.startswith("epoch ")]
     assert len(epochs) == 20
     assert epochs[-1].startswith("epoch 20/20  hello -> ohlol  loss 0.0")
-    assert result.stderr.count(" ok\n") == 16
+    assert result.stderr.count(" ok\n") == 18
 
 
 def test_demo_keeps_its_files_where_told(tmp_path):

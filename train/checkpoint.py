@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ohlol.artifacts.errors import CheckpointError
+from ohlol.artifacts.errors import CheckpointError, RecipeError
 from ohlol.artifacts.files import new_file, new_folder
 from ohlol.artifacts.run import Layout, Vocabulary, checkpoint, require
 from ohlol.train.network import Network
@@ -98,7 +98,12 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
 
 def new_network(recipe: Recipe, vocabulary: Vocabulary) -> Network:
     characters = len(vocabulary.alphabet)
-    return Network(recipe.model, recipe.task.kind, characters, len(vocabulary.labels) or characters)
+    try:
+        return Network(recipe.model, recipe.task.kind, characters, len(vocabulary.labels) or characters)
+    except (RuntimeError, MemoryError) as error:  # torch's allocator
+        raise RecipeError(
+            f"[model]: too large for this machine's memory ({str(error).splitlines()[0]:.120})"
+        ) from error
 
 
 def load_weights(network: Network, folder: Path) -> None:

@@ -201,7 +201,7 @@ def _pieces(example: Example, limit: int) -> Iterator[Example]:
     """A long row in pieces of at most `limit` characters, cut before a word where there is one."""
     text, labels, line = example
     while len(text) > limit:
-        cut = max(text.rfind(" ", limit // 2, limit) + 1, 0) or limit
+        cut = text.rfind(" ", limit // 2, limit) + 1 or limit
         yield Example(text[:cut], labels[:cut], line)
         text, labels = text[cut:], labels[cut:]
     yield Example(text, labels, line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -74,10 +75,8 @@ def train(
     where = torch.device(_device(device))
     if resume:
         _same(recipe, data, folder)
-    elif run.is_run(folder):
-        raise CheckpointError(
-            f"{folder}: holds a run already; go on with it by --resume, or name another with -o"
-        )
+    else:
+        _may_begin(folder)
     progress = progress or Progress()
     torch.manual_seed(recipe.train.seed)
     network = new_network(recipe, data.vocabulary).to(where)
@@ -89,11 +88,12 @@ def train(
     )
     if resume:
         state = load_last(network, optimizer, folder)
+        run.checkpoint(folder, run.Layout.best)  # must be there: this run may not better it
     else:
         state = State(digests=data.digests, versions=_versions(), data_folder=str(data.folder.resolve()))
-        _begin(recipe, data, folder)
         save_last(network, optimizer, state, folder)
         save_weights(network, folder / run.Layout.best)
+    _describe(recipe, data, folder)
 
     rows = data.train.rows
     progress.start(settings.epochs, state.epoch, len(rows.ids))
@@ -106,12 +106,7 @@ def train(
                 loss, weight = _loss(network, batch, where, settings.loss)
                 value = loss.item()
                 if not math.isfinite(value):
-                    save_note = f"the last good checkpoint is in {folder}, of epoch {state.epoch}"
-                    raise TrainingError(
-                        f"epoch {state.epoch + 1}, step {state.step + 1}: the loss is {value}, with learning rate "
-                        f"{settings.learning_rate}; {save_note}. Try a smaller train.learning_rate or set "
-                        "train.clip_norm, such as 1.0"
-                    )
+                    raise _diverged(f"the loss is {value}", recipe, state, folder)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 if settings.clip_norm:
@@ -123,6 +118,8 @@ def train(
                 progress.step(int(batch.lengths.sum()), state.loss / state.weight)
                 if stop():
                     break
+            if not all(weight.isfinite().all() for weight in network.parameters()):
+                raise _diverged("a weight is not finite", recipe, state, folder)
             if state.step < len(batches):
                 save_last(network, optimizer, state, folder)
                 return Run(folder, network, state, interrupted=True)
@@ -156,6 +153,14 @@ def _loss(network: Network, batch: Batch, device: torch.device, reduction: str) 
     return loss, int((batch.targets != IGNORE).sum()) if reduction == "mean" else 1
 
 
+def _diverged(what: str, recipe: Recipe, state: State, folder: Path) -> TrainingError:
+    return TrainingError(
+        f"epoch {state.epoch + 1}, step {state.step + 1}: {what}, with learning rate {recipe.train.learning_rate}; "
+        f"the last good checkpoint, of epoch {state.epoch}, is in {folder}. Try a smaller train.learning_rate, or set "
+        "train.clip_norm, such as 1.0"
+    )
+
+
 def _enough(recipe: Recipe, state: State) -> bool:
     patience = recipe.train.early_stopping
     return patience > 0 and state.best_value is not None and state.epoch - state.best_epoch >= patience
@@ -173,7 +178,25 @@ def _device(name: str) -> str:
     return name
 
 
-def _begin(recipe: Recipe, data: Dataset, folder: Path) -> None:
+def _may_begin(folder: Path) -> None:
+    """Refuse a folder that holds a run, or anything that no run wrote."""
+    if run.is_run(folder):
+        raise CheckpointError(
+            f"{folder}: holds a run already; go on with it by --resume, or name another with -o"
+        )
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        if path.name not in run.NAMES and not any(
+            part.startswith(".") for part in path.relative_to(folder).parts
+        ):
+            raise CheckpointError(
+                f"{folder}: holds {path.name}, which no run wrote; name another folder with -o"
+            )
+
+
+def _describe(recipe: Recipe, data: Dataset, folder: Path) -> None:
+    """What makes the folder a run, written once there is a checkpoint; a resumed run may have more epochs."""
+    for stale in folder.glob(".*.part"):  # of a process that was killed
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     with new_file(folder / run.Layout.recipe) as file:
         file.write(recipe.to_toml())
     data.vocabulary.save(folder)

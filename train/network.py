@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ohlol.artifacts.alphabet import PADDING, RESERVED
+from ohlol.artifacts.alphabet import PADDING, RESERVED, UNKNOWN
 from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import RecipeError
 from ohlol.train.recipe import ModelSection
@@ -40,6 +40,10 @@ class Network(nn.Module):
         self.embedding: nn.Module
         if model.input == "embedding":
             self.embedding = nn.Embedding(characters, model.embedding_size, padding_idx=PADDING)
+            with (
+                torch.no_grad()
+            ):  # where training meets no unknown character, one says nothing, as in one-hot
+                self.embedding.weight[UNKNOWN] = 0.0
             width = model.embedding_size
         else:
             if characters == RESERVED:

@@ -50,7 +50,7 @@ class Data(Section):
     split: Annotated[list[float], Field(min_length=3, max_length=3)] | None = (
         None  # train, dev, test parts of `train`
     )
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, lt=2**63)
     deduplicate: bool = False
     text: str | int | None = None  # column or field of the text; default: 0 (tsv), "text" (csv, jsonl)
     label: str | int | None = None  # of the label; default: 1 (tsv), "label" (csv, jsonl)
@@ -89,7 +89,7 @@ class Train(Section):
     clip_norm: float = Field(0.0, ge=0.0)  # 0 = gradients are not clipped
     early_stopping: int = Field(0, ge=0)  # epochs without a better dev metric; 0 = never stop early
     monitor: Metric | None = None  # the dev metric that picks the best checkpoint
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 class Recipe(Section):
@@ -131,6 +131,8 @@ class Recipe(Section):
     @classmethod
     def parse(cls, raw: dict[str, Any], where: str) -> Recipe:
         """A recipe from its tables; `where` names it in the errors."""
+        if not isinstance(raw, dict):
+            raise RecipeError(f"{where}: expected tables, found {type(raw).__name__}")
         wrong: dict[str, str] = {}
         try:
             recipe = cls.model_validate(raw)
@@ -182,6 +184,8 @@ def _contradictions(recipe: Recipe) -> Iterable[tuple[tuple[str, ...], str]]:
                 ("data.split",),
                 f"found {list(data.split)}; expected parts that sum to 1, such as [0.7, 0.15, 0.15]",
             )
+    if train.early_stopping and not (data.dev or data.split):
+        yield ("train.early_stopping", "data.dev", "data.split"), "needs dev data: set data.dev or data.split"
     if task == "lm" and data.labels is not None:
         yield ("data.labels", "task.kind"), "an lm task has none: it answers with characters"
     if data.labels is not None and len(set(data.labels)) != len(data.labels):

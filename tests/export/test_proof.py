@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -177,7 +178,6 @@ def run(tmp_path_factory, recipes):
 
 def test_a_failed_proof_leaves_no_bundle(run, tmp_path, monkeypatch):
     """Exit 1, the table, and nothing written: a bundle that is wrong is worse than none."""
-    monkeypatch.setitem(graph_module.GATES, "rnn", (0,))
     monkeypatch.setattr(
         bundle_module, "to_onnx", lambda network, manifest: to_onnx(damaged(network), manifest)
     )
@@ -252,3 +252,34 @@ def test_a_network_that_gives_nan_is_not_proved():
     }
     assert compare("file", case, found, expected, "tag").passed is False
     assert replace(compare("file", case, expected, expected, "tag"), problem="").passed is True
+
+
+class Misread(Alphabet):
+    """An alphabet whose page table takes one character for unknown."""
+
+    @cached_property
+    def page_table(self):
+        pages, table = super().page_table
+        last = self.characters[-1]
+        table[pages[ord(last) // 256] + ord(last) % 256] = 1
+        return pages, table
+
+
+def test_a_wrong_page_table_is_caught_for_any_character():
+    """The proof looks every known character up by itself, in another way than the exported files do."""
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    torch.manual_seed(0)
+    model = ModelSection(cell="gru", hidden_size=8, embedding_size=8)
+    network = Network(model, "tag", len(characters) + 2, 4).eval()
+    runners, _ = table_of(network, model, alphabet=Misread(characters))
+    whole = Alphabet(characters)
+    table = proof.prove(network, whole, runners, proof.draw_cases(whole))
+    assert {row.case for row in table.rows if not row.passed} >= {"every character"}
+
+
+def test_on_a_tie_only_the_tied_labels_pass():
+    """Two labels that are equally good may be exchanged; a third one may not, nor one that is none."""
+    expected = {"logits": np.array([[5.0, 5.0, -9.0]], np.float32), "label_ids": np.array([0], np.int32)}
+    for label, differs in ((0, 0), (1, 0), (2, 1), (99, 1), (-1, 1)):
+        found = {**expected, "label_ids": np.array([label], np.int32)}
+        assert compare("file", CASE, found, expected, "classify").labels_differing == differs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -218,3 +219,29 @@ def test_batches(lengths):
     assert sorted(row for batch in found for row in batch) == [k for k, n in enumerate(lengths) if n]
     for batch in found:
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("labels", ["h", "e", "l", "o"], "`labels` differs"),
+        ("labels", ["e", "h", "l"], "expected float32"),
+        ("alphabet", {"characters": "hloe", "normalisation": "NFC"}, "`alphabet` differs"),
+        ("alphabet", {"characters": "ehlo", "normalisation": "NFD"}, "`alphabet` differs"),
+        ("task", "classify", "expected float32"),
+    ],
+)
+def test_a_manifest_that_is_not_the_models_own(tmp_path, key, value, message):
+    """No digest covers the manifest: swapped labels would give wrong answers without a word."""
+    shutil.copytree(shipped(), tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / Layout.manifest).read_text())
+    (tmp_path / "b" / Layout.manifest).write_text(json.dumps({**manifest, key: value}))
+    with pytest.raises(BundleError, match=message):
+        ohlol.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", None, 10**12])
+def test_threads(threads):
+    """A number of threads that cannot be is refused before the runtime sees it."""
+    with pytest.raises(InputError, match="threads is"):
+        ohlol.load("hello", threads=threads)

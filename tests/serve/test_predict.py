@@ -254,3 +254,80 @@ def test_telemetry_stays_as_the_user_set_it():
         env={**os.environ, "ORT_DISABLE_TELEMETRY": "0"},
     )
     assert out.stdout == "0\n"
+
+
+def test_output_through_links_and_into_pipes(tmp_path):
+    """What is no regular file is written to, never replaced; behind a link, its file is exchanged."""
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    answers("hello", "hello", "-o", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "ohlol\n"
+    os.mkfifo(tmp_path / "pipe")
+    with process("predict", "hello", "hello", "-o", tmp_path / "pipe") as running:
+        assert (tmp_path / "pipe").read_text() == "ohlol\n"
+    assert (running.returncode, (tmp_path / "pipe").is_fifo()) == (0, True)
+
+
+def test_no_field_is_lost_to_an_answer(golden, tmp_path):
+    """A column called like an added one is refused, or kept beside it with --prefix."""
+    source = tmp_path / "in.csv"
+    source.write_text("text,label\nRossi,gold\n")
+    message = refused(golden / "classify", "-i", source, "--format", "csv")
+    assert "has a field 'label'" in message
+    out = answers(golden / "classify", "-i", source, "--format", "csv", "--prefix", "predicted_")
+    assert out == "label,text,predicted_label\ngold,Rossi,it\n"
+
+
+def test_rows_with_other_fields_are_refused_in_csv(tmp_path):
+    """JSON lines may differ in their fields, the rows of a CSV may not: nothing is dropped in silence."""
+    data = b'{"text": "h", "a": 1}\n{"text": "h", "b": 2}\n'
+    assert "a, b; use --format jsonl" in refused(
+        "hello", "--input-format", "jsonl", "--format", "csv", stdin=data
+    )
+    assert "column 'id' is there twice" in refused(
+        "hello", "--input-format", "csv", stdin=b"text,id,id\nh,1,2\n"
+    )
+
+
+def test_a_record_that_cannot_be_read_is_skipped_whole():
+    """Half a record is a text that nobody wrote; the lines lost are named."""
+    data = b'text,n\nhello,1\n"he\n\xff\nllo",2\nhello,3\n'
+    result = predict("hello", "--input-format", "csv", "--on-error", "skip", stdin=data)
+    assert (result.exit_code, result.stdout) == (0, "ohlol\nohlol\n")
+    assert "stdin:3 to 5: not UTF-8" in result.stderr
+    assert "stdin:1: not UTF-8" in refused(
+        "hello", "--input-format", "csv", "--on-error", "skip", stdin=b"text,\xff\nh,1\n"
+    )
+    unclosed = predict(
+        "hello", "--input-format", "csv", "--on-error", "skip", stdin=b'text\nhello\n"h\nhello\nhello\n'
+    )
+    assert unclosed.stdout == "ohlol\n"
+    assert "stdin:3 to 5: not CSV" in unclosed.stderr
+
+
+def test_csv_round_trips(tmp_path, golden):
+    """What is written as CSV is read back as it was, carriage returns and all; words are always JSON."""
+    notes = ["a\rb", "a\r\nb", 'q"q', "", "x,y", "é\u2028"]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.csv"
+    source.write_text("".join(json.dumps({"text": "xin chào", "note": note}) + "\n" for note in notes))
+    answers(golden / "words", "-i", source, "-o", out, "--as", "words")
+    again = [
+        json.loads(line) for line in answers(golden / "lm", "-i", out, "--format", "jsonl").split("\n")[:-1]
+    ]
+    assert [row["note"] for row in again] == notes
+    assert {row["words"] for row in again} == {'["xin chào"]'}
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_closed_streams(closed):
+    """A daemon has no stdin: texts that are arguments do not need one. A closed stdout gets one message."""
+    command = f"{sys.executable} -c 'from ohlol.cli import main; main()' predict hello hello {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    if closed == "<&-":
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ohlol\n", "")
+    else:
+        assert (done.returncode, done.stderr) == (
+            1,
+            "Error: stdout is closed; write to a file with -o FILE\n",
+        )

@@ -21,14 +21,14 @@ def test_golden_bundles_hold(golden, name):
     """What was proved where it was exported holds here."""
     proof = verify(golden / name)
     assert proof.passed, proof.table()
-    assert len(proof.rows) == 8
+    assert len(proof.rows) == 9
 
 
 def test_the_command(golden):
     """Exit 0 and a table for a bundle that holds."""
     result = CliRunner().invoke(main, ["verify", "hello"])
     assert result.exit_code == 0
-    assert result.stdout.count(" ok") == 8
+    assert result.stdout.count(" ok") == 9
 
 
 def test_a_bundle_that_answers_otherwise(golden, tmp_path):

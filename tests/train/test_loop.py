@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ohlol.artifacts import run as run_module
 from ohlol.artifacts.errors import CheckpointError, RecipeError, TrainingError
@@ -95,6 +95,7 @@ def test_more_epochs_later(tmp_path):
     train(recipe, data, tmp_path / "run")
     train(longer, data, tmp_path / "run", resume=True)
     assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+    assert Recipe.load(tmp_path / "run" / "recipe.toml") == longer  # provenance says what was done
 
 
 def test_resuming_with_something_else_is_refused(tmp_path):
@@ -207,5 +208,28 @@ def test_killed_at_random_moments(tmp_path):
         time.sleep(0.03 * number)
         running.kill()
         running.wait()
-    train(recipe, data, Path(tmp_path / "run"), resume=True)
+    train(recipe, data, tmp_path / "run", resume=run_module.is_run(tmp_path / "run"))
     assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+    assert list((tmp_path / "run").glob(".*.part")) == [], "what a killed process left is swept away"
+
+
+def test_a_folder_with_a_persons_files_is_refused(tmp_path):
+    """`-o .` in a folder that has a last/ of its own must not cost anybody's files."""
+    recipe = recipe_of(tmp_path)
+    (tmp_path / "mine" / "last").mkdir(parents=True)
+    (tmp_path / "mine" / "last" / "thesis.tex").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds thesis\.tex, which no run wrote"):
+        train(recipe, load(recipe, tmp_path), tmp_path / "mine")
+    assert (tmp_path / "mine" / "last" / "thesis.tex").read_text() == "mine"
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """The last step of an epoch can overflow after its loss was looked at; the good checkpoint stays."""
+    recipe = recipe_of(
+        tmp_path, optimizer="sgd", learning_rate=3e38, clip_norm=0.0, epochs=1, batch_size=10, loss="sum"
+    )
+    with pytest.raises(TrainingError, match="a weight is not finite"):
+        train(recipe, load(recipe, tmp_path), tmp_path / "run")
+    for which in ("last", "best"):
+        saved = load_file(tmp_path / "run" / which / WEIGHTS)
+        assert all(weight.isfinite().all() for weight in saved.values())

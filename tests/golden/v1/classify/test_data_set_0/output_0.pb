@@ -1,1 +1,1 @@
-BlogitsJF╗6└Cав┐sНT@
+BlogitsJ^z@0h}╛Б║┐

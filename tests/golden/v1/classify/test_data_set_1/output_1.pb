@@ -1,1 +1,1 @@
-BprobabilitiesJì?¬¢‹9ö…"8
+BprobabilitiesJŠ¾Ð7ýÙŽ:ñ¶?

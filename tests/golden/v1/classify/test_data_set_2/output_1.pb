@@ -1,1 +1,1 @@
-BprobabilitiesJ0APЪ9Ё■?Dе√:Кvm>мЛG<⌠┌A?i┤4:н4?Х;РEп<ве>ZY?
+BprobabilitiesJ0Кvm>мЛG<⌠┌A?i┤4:н4?Х;РEп<ве>ZY?Xдр8щБ<╩Хx?

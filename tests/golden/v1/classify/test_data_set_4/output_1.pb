@@ -1,1 +1,1 @@
-BprobabilitiesJ^ç?´°´9¬Ò8
+BprobabilitiesJQä?H~¿9õ#p8

@@ -1,2 +1,1 @@
-BprobabilitiesJ½C‘9“Ê?ð:{_=?
-~>õG<
+BprobabilitiesJ¾“f9·Ú?&ö¶9

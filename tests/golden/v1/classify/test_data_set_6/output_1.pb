@@ -1,1 +1,1 @@
-BprobabilitiesJ$Χ:Λ7θK,9¥σ?άχύ:΄U-<®Λ|?Α½-<V?ξο>
+BprobabilitiesJ`Φd9_Ϋ?-‘²9‚+~96Ϊ?D0―9

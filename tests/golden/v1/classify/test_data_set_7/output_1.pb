@@ -1,1 +1,1 @@
-BprobabilitiesJáO:q~?Q“­;èN9ŠÙ?òg£9
+BprobabilitiesJ$ÜÄ(7S­Z:¬È?çŸ49xiŠ:¯?·âk?)µw=×>”<

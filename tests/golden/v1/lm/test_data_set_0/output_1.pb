@@ -1,3 +1,2 @@
 
-BprobabilitiesJ(	N#:™
-*:c´Ž9)í0;†¢C>×ôs;~ù‰:WË>ùÌ>@!;
+BprobabilitiesJ(†9[0®8è}‘8ñY8Ã9Th?h§„9ÈÅ>E<Ÿ[Ä;

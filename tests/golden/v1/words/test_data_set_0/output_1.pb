@@ -1,1 +1,1 @@
-BprobabilitiesJ’úý>¾…ë>¸Î‹<\,Ü<
+BprobabilitiesJËÆ:`µ?J7$–Ñ7

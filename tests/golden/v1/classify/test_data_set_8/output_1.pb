@@ -1,0 +1,1 @@
+BprobabilitiesJ=L:òS?_:;úe‡9ÙÚ?XÊ¡9
