@@ -49,10 +49,9 @@ def test_rnn_layer(recipes, tmp_path):
 
 
 def test_rnn_one_hot(recipes, tmp_path):
-    """Loss near 0.68 after 15 epochs, since tanh bounds the answer; `ohlol` with enough of them."""
-    loss, _ = trained(recipes, "rnn_one_hot", tmp_path / "15")
-    assert loss == pytest.approx(0.68, abs=0.1)
-    _, model = trained(recipes, "rnn_one_hot", tmp_path / "more", "train.epochs=30", "train.seed=5")
+    """One layer, the hidden state is the answer: `ohlol`, at a loss that tanh keeps near 0.68 after 15 epochs."""
+    loss, model = trained(recipes, "rnn_one_hot", tmp_path)
+    assert loss == pytest.approx(0.68, abs=0.01)
     assert str(model("hello")) == "ohlol"
 
 
