@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from ohlol.artifacts import contract, run
 from ohlol.artifacts.bundle import Layout
-from ohlol.artifacts.errors import BundleError
+from ohlol.artifacts.errors import BundleError, CheckpointError
 from ohlol.artifacts.files import new_folder, sha256, sha256_of_file
 from ohlol.artifacts.manifest import Entry, Manifest
 from ohlol.artifacts.parity import Arrays, Case, Proof
@@ -36,6 +36,11 @@ def export(
     out = out.resolve() if out.name in ("", "..") else out  # "." has no name to exchange
     _may_replace(out)
     network, recipe, vocabulary, state = load_network(folder, which)
+    if which == run.Layout.best and state.best_epoch == 0 < recipe.train.epochs:
+        raise CheckpointError(
+            f"{folder}: its training stopped before the first epoch was complete, so there is nothing to export; go on "
+            "with it by `ohlol train ... --resume`"
+        )
     manifest = Manifest(
         task=recipe.task.kind,
         alphabet=vocabulary.alphabet,

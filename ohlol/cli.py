@@ -141,6 +141,9 @@ def train(
         message = f"stopped after epoch {state.epoch}, step {state.step}; all of it is kept in {folder}. Go on with:"
         click.echo(f"{message}\n  {shlex.join(again)}", err=True)
         sys.exit(1)
+    if ended.state.epoch < parsed.train.epochs:
+        patience = parsed.train.early_stopping
+        click.echo(f"stopped early: {patience} epochs without a better dev {parsed.monitor}", err=True)
     click.echo(f"\nbest epoch: {ended.state.best_epoch} of {ended.state.epoch}", err=True)
     _print_metrics(finish(ended, dataset))
     click.echo(f"{folder} holds the run; next: ohlol export {folder}", err=True)

@@ -24,10 +24,10 @@ Skip = Callable[[InputError], None]  # told of a line that cannot be read; raise
 
 
 class Record(NamedTuple):
-    """A text and what else its line held."""
+    """A text and the fields of its line, in their order."""
 
     text: str
-    others: dict[str, Any]
+    fields: dict[str, Any]
 
 
 def format_of(name: str | None, given: str | None) -> str:
@@ -89,7 +89,7 @@ def write(
             out.write(line(result, probabilities=probabilities, as_=as_) + "\n")
         else:
             added = fields(result, probabilities=probabilities, as_=as_)
-            row = {**record.others, field: record.text}
+            row = {**record.fields, field: record.text}
             for key, value in added.items():
                 if prefix + key in row:
                     raise InputError(
@@ -183,7 +183,7 @@ def _jsonl(lines: Iterable[tuple[int, str]], name: str, field: str, skip: Skip) 
                 )
             )
             continue
-        yield Record(row.pop(field), row)
+        yield Record(row[field], row)
 
 
 def _csv(file: IO[bytes], name: str, field: str, skip: Skip) -> Iterator[Record]:
@@ -216,7 +216,7 @@ def _csv(file: IO[bytes], name: str, field: str, skip: Skip) -> Iterator[Record]
                 )
             elif row:
                 cells = dict(zip(header, row, strict=True))
-                yield Record(cells.pop(field), cells)
+                yield Record(cells[field], cells)
     finally:
         text.detach()  # the file stays open
 

@@ -127,3 +127,12 @@ def test_data_elsewhere(project, tmp_path, monkeypatch):
     assert (tmp_path / "a" / "best" / "model.safetensors").read_bytes() == (
         tmp_path / "b" / "best" / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_run_stopped_in_its_first_epoch_is_not_exported(project, tmp_path):
+    """A proof says that the files answer as the network does; nothing says that an untrained one is any use."""
+    run("train", project / "r.toml", "-o", tmp_path / "run")
+    state = tmp_path / "run" / "last" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "epoch": 0, "best_epoch": 0}))
+    assert "nothing to export" in run("export", tmp_path / "run", code=1).stderr
+    assert not (tmp_path / "run" / "bundle").exists()

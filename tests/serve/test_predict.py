@@ -276,7 +276,7 @@ def test_no_field_is_lost_to_an_answer(golden, tmp_path):
     message = refused(golden / "classify", "-i", source, "--format", "csv")
     assert "has a field 'label'" in message
     out = answers(golden / "classify", "-i", source, "--format", "csv", "--prefix", "predicted_")
-    assert out == "label,text,predicted_label\ngold,Rossi,it\n"
+    assert out == "text,label,predicted_label\nRossi,gold,it\n"
 
 
 def test_rows_with_other_fields_are_refused_in_csv(tmp_path):
