@@ -34,11 +34,6 @@ def codepoints(text: str) -> NDArray[np.int32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<i4").astype(np.int32, copy=False)
 
 
-def from_codepoints(points: NDArray[np.int32]) -> str:
-    """The text of code points, shape `(T,)` int32: what `codepoints` takes apart."""
-    return points.astype("<i4").tobytes().decode("utf-32-le", "surrogatepass")
-
-
 def _can_be_known(character: str) -> bool:
     # NUL cuts strings in two of onnxruntime's bindings, and no valid UTF-8 holds a surrogate: both
     # are always unknown, so that every door into a model answers the same.

@@ -16,7 +16,6 @@ from ohlol.artifacts.errors import InputError
 from ohlol.serve.model import Model
 from ohlol.serve.results import Result, fields, line
 
-FORMATS = ("text", "jsonl", "csv")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 BOM = b"\xef\xbb\xbf"
 

@@ -18,7 +18,6 @@ from ohlol.artifacts.alphabet import (
     Alphabet,
     Form,
     codepoints,
-    from_codepoints,
 )
 from ohlol.artifacts.errors import OhlolError
 
@@ -82,11 +81,10 @@ def test_page_table_is_small_for_scattered_characters() -> None:
 
 
 @given(anything)
-def test_codepoints_round_trip(text: str) -> None:
-    """Taking a text apart and putting it together loses nothing, lone surrogates included."""
+def test_codepoints_are_those_of_the_text(text: str) -> None:
+    """Every code point is there, in order, lone surrogates included."""
     found = codepoints(text)
     assert (np.int32, [ord(character) for character in text]) == (found.dtype, found.tolist())
-    assert text == from_codepoints(found)
 
 
 @pytest.mark.parametrize("form", FORMS)
