@@ -32,5 +32,9 @@ class ProofError(OhlolError):
     """An exported file does not answer as the PyTorch network does."""
 
 
+class AdoptError(OhlolError):
+    """A model that others trained is not one of those that ohlol can hold, or its weights do not fit."""
+
+
 class InputError(OhlolError):
     """A text to predict cannot be read."""

@@ -62,7 +62,7 @@ def load_last(network: Network, optimizer: torch.optim.Optimizer, folder: Path) 
     last = checkpoint(folder, Layout.last)
     load_weights(network, last)
     state, numbers = load_state(folder)
-    tensors = _tensors(last / Layout.optimizer)
+    tensors = read_tensors(last / Layout.optimizer)
     entries: dict[int, dict[str, Any]] = {}
     try:
         for name, value in (tensors | numbers).items():
@@ -109,7 +109,7 @@ def new_network(recipe: Recipe, vocabulary: Vocabulary) -> Network:
 def load_weights(network: Network, folder: Path) -> None:
     """Raises `CheckpointError` naming the weight, its expected shape and the shape found."""
     path = folder / Layout.model
-    found, expected = _tensors(path), network.state_dict()
+    found, expected = read_tensors(path), network.state_dict()
     for name in sorted(expected.keys() | found.keys()):
         want = tuple(expected[name].shape) if name in expected else "nothing"
         have = tuple(found[name].shape) if name in found else "nothing"
@@ -139,7 +139,8 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     path.write_bytes(save(tensors))  # safetensors' own `save_file` makes a file that only its owner can read
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file by its name. Raises `CheckpointError`."""
     try:
         return load_file(require(path))
     except (SafetensorError, OSError) as error:

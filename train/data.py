@@ -106,6 +106,8 @@ def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
     """Read the recipe's files, relative to `folder`, or to `fallback` where it has them and `folder` not."""
     limit = recipe.data.max_length
     examples, digests = _examples(recipe, folder, fallback)
+    if "train" not in examples:
+        raise DataError("data.train: missing; this recipe names data to measure by, none to train on")
     if limit:
         examples["train"] = [piece for example in examples["train"] for piece in _pieces(example, limit)]
     vocabulary = _vocabulary(recipe, examples["train"])
@@ -143,6 +145,11 @@ def _examples(
 ) -> tuple[dict[str, list[Example]], dict[str, Any]]:
     """The examples of each split there is, and the digests of the files; with `only`, no other file is read."""
     data, task = recipe.data, recipe.task.kind
+    if data.format == "none":
+        raise DataError(
+            'data.format is "none": the weights come from elsewhere, and there is no data to train on or to measure '
+            'by; name some in the recipe, such as format = "tsv" and test = "test.tsv"'
+        )
     if data.rows is not None:
         train = read_inline(data, task)
         return {"train": train}, {"train": {"rows": len(train)}}

@@ -16,7 +16,7 @@ from ohlol.artifacts.alphabet import Form
 from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import RecipeError
 
-Format = Literal["tsv", "jsonl", "csv", "text", "folder", "conllu", "inline"]
+Format = Literal["tsv", "jsonl", "csv", "text", "folder", "conllu", "inline", "none"]
 FORMATS_OF: dict[str, tuple[Format, ...]] = {
     "tag": ("tsv", "jsonl", "csv", "conllu", "inline"),
     "classify": ("tsv", "jsonl", "csv", "folder", "inline"),
@@ -158,10 +158,12 @@ class Recipe(Section):
 def _contradictions(recipe: Recipe) -> Iterable[tuple[tuple[str, ...], str]]:
     """Mistakes that lie between keys: the keys concerned (the first one is to blame) and what is wrong."""
     task, data, model, train = recipe.task.kind, recipe.data, recipe.model, recipe.train
-    if data.format not in FORMATS_OF[task]:
+    if data.format not in ("none", *FORMATS_OF[task]):
         allowed = ", ".join(FORMATS_OF[task])
         yield ("data.format", "task.kind"), f"found {data.format!r}; a {task} task reads {allowed}"
-    if data.format == "inline":
+    if data.format == "none":
+        yield from _without_data(recipe)
+    elif data.format == "inline":
         if not data.rows:
             yield ("data.rows", "data.format"), 'missing; inline data is rows = [["hello", "ohlol"]]'
         if data.train or data.dev or data.test:
@@ -174,7 +176,8 @@ def _contradictions(recipe: Recipe) -> Iterable[tuple[tuple[str, ...], str]]:
     else:
         if data.rows is not None:
             yield ("data.rows", "data.format"), 'only format = "inline" has rows'
-        if data.train is None:
+        only_measured = data.alphabet is not None and (data.dev or data.test)  # weights from elsewhere
+        if data.train is None and (data.split is not None or not only_measured):
             yield ("data.train", "data.format"), "missing; expected the path of the training data"
     if data.split is not None:
         if data.dev or data.test:
@@ -222,6 +225,21 @@ def _contradictions(recipe: Recipe) -> Iterable[tuple[tuple[str, ...], str]]:
         yield ("train.monitor", "task.kind"), f"found {train.monitor!r}; a {task} task has {allowed}"
     elif train.monitor in ("words_f1", "sentences_f1") and not recipe.label_scheme:
         yield ("train.monitor", "data.format", "data.label_scheme"), 'needs data.label_scheme = "words"'
+
+
+def _without_data(recipe: Recipe) -> Iterable[tuple[tuple[str, ...], str]]:
+    """Mistakes where the weights come from elsewhere: what data would tell must be said, and there is none."""
+    data = recipe.data
+    if data.alphabet is None:
+        yield ("data.alphabet", "data.format"), 'missing; format = "none" has no data to read it off'
+    if data.labels is None and recipe.task.kind != "lm" and not recipe.label_scheme:
+        yield ("data.labels", "data.format"), 'missing; format = "none" has no data to read them off'
+    for key in ("train", "dev", "test", "rows", "split"):
+        if getattr(data, key) is not None:
+            yield (
+                (f"data.{key}", "data.format"),
+                'format = "none" says that there is no data; drop it, or name the data\'s format',
+            )
 
 
 def _describe(mistake: Any, raw: dict[str, Any]) -> tuple[str, str]:
