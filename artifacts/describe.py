@@ -36,6 +36,7 @@ def _manifest_facts(manifest: Manifest) -> Facts:
         ("contract", f"version {facts['contract_version']}, opset {facts['opset']}"),
         *((kind[:-1], _tensor(tensor)) for kind in ("inputs", "outputs") for tensor in facts[kind]),
         *_metrics(manifest.metrics),
+        *_weights(manifest.provenance.get("data", {})),
         ("checkpoint", f"{source.get('which')}, epoch {source.get('epoch')}, sha256 {source.get('sha256')}"),
         *((f"{stage} with", _pairs(named)) for stage, named in versions.items()),
         *((name, f"{entry.bytes:,} bytes") for name, entry in manifest.files.items() if "/" not in name),
@@ -62,6 +63,7 @@ def _run_facts(folder: Path) -> Facts:
         *_vocabulary(vocabulary.alphabet.characters, vocabulary.alphabet.normalisation, vocabulary.labels),
         ("epochs", f"{state['epoch']} of {recipe['train']['epochs']}; best: {state['best_epoch']}"),
         *_metrics(json.loads(path.read_bytes()) if path.is_file() else {}),
+        *_weights(state.get("digests", {})),
         ("parameters", f"{sum(map(math.prod, shapes.values())):,}"),
         *((name, "(" + ", ".join(map(str, shape)) + ")") for name, shape in shapes.items()),
     ]
@@ -104,6 +106,11 @@ def _metrics(metrics: dict[str, Any]) -> Facts:
 
 def _pairs(named: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in named.items())
+
+
+def _weights(digests: dict[str, Any]) -> Facts:
+    """Where the weights come from, if not from training by ohlol."""
+    return [("weights from", _pairs(digests["weights"]))] if "weights" in digests else []
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:

@@ -148,6 +148,7 @@ def converted(parts: Parts, ids: Ids, task: Task) -> tuple[dict[str, Any], Weigh
         "num_layers": len(parts.layers),
         "bidirectional": len(parts.layers[0]) == 2,
         "head": "none" if head is None else "linear",
+        "loop": False,
     }
     if table is not None:
         model["embedding_size"] = table.shape[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from ohlol.artifacts.contract import Task
@@ -37,7 +38,7 @@ def place(module: nn.Module, found: Found, heard: list[Heard], task: Task) -> st
     for one in heard:
         text = one.texts[0]
         given = one.way.given(text)
-        calls, answer = _calls(module, given)
+        calls, answer = _calls(module, found, given)
         told.append(_place(found, calls, given, answer, text, task))
         if not told[-1].startswith(_ACROSS):
             return told[-1]
@@ -81,18 +82,19 @@ def _place(found: Found, calls: list[Call], given: Tensor, answer: Tensor, text:
         if not any(_alike(one.given, form) for form in (rows, *wanted)):
             return _last_step(found, rows, one.given) or _between(before, name, calls)
         # A linear layer may also act at each step, and one step of its answers be taken.
-        before, wanted = name, [one.answer, *(linear(form) for form in wanted)]
+        before, wanted = name, [one.answer, *(_linear(linear, form) for form in wanted)]
     forms = [answer, answer.transpose(1, 2)] if answer.dim() == 3 else [answer]
     if not any(_alike(form, want) for form in forms for want in wanted):
-        last = rows if found.linear is None else found.linear[1](rows)
+        last = rows if found.linear is None else _linear(found.linear[1], rows)
         return (_last_step(found, last, answer) if task == "classify" else "") or _between(
             before, ANSWER, calls
         )
     return "its parts are joined in another order than they are named in"
 
 
-def _calls(module: nn.Module, given: Tensor) -> tuple[list[Call], Tensor]:
-    """Every call of a part that has no parts, in order, and the module's answer."""
+def _calls(module: nn.Module, found: Found, given: Tensor) -> tuple[list[Call], Tensor]:
+    """Every call of a known part or of one without parts of its own, in order, and the module's answer."""
+    known = {part for _, part in found.in_order}
     calls: list[Call] = []
 
     def note(name: str) -> Any:
@@ -107,7 +109,7 @@ def _calls(module: nn.Module, given: Tensor) -> tuple[list[Call], Tensor]:
     hooks = [
         part.register_forward_hook(note(name or type(part).__name__), with_kwargs=True)
         for name, part in module.named_modules()
-        if not any(part.children())
+        if part in known or not any(part.children())
     ]
     try:
         answer = call(module, given)
@@ -135,6 +137,12 @@ def _state(found: Found, rows: Tensor) -> Tensor:
     if not part.bidirectional:
         return rows[:, -1]
     return torch.cat([rows[:, -1, : part.hidden_size], rows[:, 0, part.hidden_size :]], dim=-1)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """On the CPU, wherever the module is."""
+    bias = None if layer.bias is None else layer.bias.cpu()
+    return functional.linear(x, layer.weight.cpu(), bias)
 
 
 def _last_step(found: Found, rows: Tensor, given: Tensor) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -177,19 +177,48 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
 
 
 @main.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=PATH, required=False)
 @click.option(
-    "-o", "--output", type=PATH, metavar="BUNDLE", help="The bundle's folder. [default: RUN/bundle]"
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="BUNDLE",
+    help="The bundle's folder. [default: bundle, in RUN or beside FILE]",
 )
 @click.option(
     "--formats", default="onnx,torchscript", show_default=True, help="Which files, with commas between."
 )
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
-def export(run: Path, output: Path | None, formats: str, checkpoint: str) -> None:
+@click.option(
+    "--state-dict", "weights", type=PATH, metavar="FILE", help="Weights (safetensors) in place of RUN."
+)
+@click.option("--recipe", type=PATH, metavar="RECIPE", help="What the network of --state-dict is.")
+@click.option(
+    "--unknown", type=click.IntRange(0), metavar="ID", help="Of --state-dict: its id for the unknown."
+)
+def export(
+    run: Path | None,
+    output: Path | None,
+    formats: str,
+    checkpoint: str,
+    weights: Path | None,
+    recipe: Path | None,
+    unknown: int | None,
+) -> None:
     """Export RUN to a bundle and prove each file against PyTorch.
+
+    In place of RUN, --state-dict and --recipe export weights that were trained elsewhere: docs/adopt.md.
 
     Where a file does not answer as PyTorch does, nothing is written and the exit code is 1.
     """
+    if (run is None) == (weights is None):
+        raise click.UsageError("give RUN, or --state-dict FILE with --recipe RECIPE, not both")
+    if weights is None and (recipe or unknown is not None):
+        raise click.UsageError("--recipe and --unknown go with --state-dict; RUN has its own")
+    if weights is not None and recipe is None:
+        raise click.UsageError(
+            "--state-dict needs --recipe RECIPE, which says what network the weights are of"
+        )
     from ohlol.export.bundle import FORMATS
     from ohlol.export.bundle import export as export_run
 
@@ -198,8 +227,9 @@ def export(run: Path, output: Path | None, formats: str, checkpoint: str) -> Non
         raise click.BadParameter(
             f"found {formats!r}, expected onnx, or onnx,torchscript", param_hint="--formats"
         )
-    bundle = output or run / "bundle"
-    click.echo(export_run(run, bundle, chosen, checkpoint).table(), err=True)
+    with _run_of(run, weights, recipe, unknown) as folder:
+        bundle = output or (run or cast(Path, weights).parent) / "bundle"
+        click.echo(export_run(folder, bundle, chosen, checkpoint).table(), err=True)
     click.echo(f"proved; {bundle} holds the bundle. Next: ohlol predict {bundle} TEXT", err=True)
 
 
@@ -305,6 +335,20 @@ def inspect(path: str) -> None:
             describe_run(Path(path)) if is_run(Path(path)) else describe_manifest(ohlol.load(path).manifest)
         )
     )
+
+
+@contextmanager
+def _run_of(
+    run: Path | None, weights: Path | None, recipe: Path | None, unknown: int | None
+) -> Iterator[Path]:
+    """RUN, or a run made for the moment of weights that were trained elsewhere."""
+    if weights is None or recipe is None:
+        yield cast(Path, run)
+        return
+    from ohlol.export.state_dict import adopt_state_dict
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield adopt_state_dict(weights, recipe, Path(folder) / "run", unknown)
 
 
 def _print_metrics(splits: dict[str, Metrics]) -> None:
