@@ -21,6 +21,7 @@ from ohlol.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README": "README", "tutorial": "docs/tutorial"}  # English: .md, Chinese: .zh.md
+ENGLISH = {"adopt": "docs/adopt"}
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(r"^```(bash|python)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
@@ -59,7 +60,7 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 
 def page(name: str, language: str = "") -> str:
-    return (ROOT / f"{PAGES[name]}{language}.md").read_text(encoding="utf-8")
+    return (ROOT / f"{(PAGES | ENGLISH)[name]}{language}.md").read_text(encoding="utf-8")
 
 
 def run_page(name: str, folder: Path) -> None:
@@ -93,6 +94,11 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
 def test_the_readme_does_what_it_shows(tmp_path: Path, real_data: Path) -> None:
     """The same for the page that everyone reads first; it trains on real names."""
     run_page("README", tmp_path)
+
+
+def test_the_page_for_those_who_have_a_model_does_what_it_shows(tmp_path: Path) -> None:
+    """A module and a file of weights become bundles by the lines on the page."""
+    run_page("adopt", tmp_path)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -19,6 +19,10 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 MINIMAL: dict[str, Any] = {"task": {"kind": "tag"}, "data": {"format": "tsv", "train": "train.tsv"}}
 LM: dict[str, Any] = {"task": {"kind": "lm"}, "data": {"format": "text", "train": "all.txt"}}
 CLASSIFY: dict[str, Any] = {"task": {"kind": "classify"}, "data": {"format": "folder", "train": "names"}}
+NONE: dict[str, Any] = {
+    "task": {"kind": "tag"},
+    "data": {"format": "none", "alphabet": "ab", "labels": ["x"]},
+}
 INLINE: dict[str, Any] = {"task": {"kind": "tag"}, "data": {"format": "inline", "rows": [["hello", "ohlol"]]}}
 
 KEYS = [
@@ -163,6 +167,15 @@ def test_a_wrong_value_is_told_with_what_is_allowed(raw: dict[str, Any], message
         (changed(INLINE, data_train="x"), "data.train: inline data has `rows`, no files"),
         (changed(INLINE, data_rows=None), "data.rows: missing"),
         (changed(INLINE, data_split=[0.5, 0.5, 0.0]), "data.split: inline data is all for training"),
+        (changed(NONE, data_alphabet=None), 'data.alphabet: missing; format = "none" has no data'),
+        (changed(NONE, data_labels=None), 'data.labels: missing; format = "none" has no data'),
+        (changed(NONE, data_test="t"), 'data.test: format = "none" says that there is no data'),
+        (changed(NONE, data_rows=[["a", "x"]]), 'data.rows: format = "none" says that there is no data'),
+        (changed(MINIMAL, data_train=None, data_test="t"), "data.train: missing"),
+        (
+            changed(MINIMAL, data_train=None, data_alphabet="a", data_split=[0.5, 0.5, 0.0]),
+            "data.train: missing",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -219,7 +232,7 @@ def parsed_again(recipe: Recipe) -> Recipe:
     return Recipe.parse(tomllib.loads(recipe.to_toml()), "again")
 
 
-@pytest.mark.parametrize("raw", [MINIMAL, LM, CLASSIFY, INLINE])
+@pytest.mark.parametrize("raw", [MINIMAL, LM, CLASSIFY, INLINE, NONE])
 def test_to_toml_says_every_default(raw: dict[str, Any]) -> None:
     """The recipe kept with a run means the same when a default changes later."""
     recipe = Recipe.parse(raw, "it")
