@@ -86,9 +86,10 @@ def listen(module: nn.Module, one_hot: int, texts: list[Tensor]) -> list[Heard]:
 def call(module: nn.Module, given: Tensor) -> Tensor:
     """What the module answers, `float32` on the CPU."""
     device = next((weight.device for weight in module.parameters()), given.device)
+    devices = [device] if device.type == "cuda" else []
     # cuDNN rounds to fewer digits than the CPU does, with which the numbers are compared. What a module draws at
     # random must not move the generator of the program that called us.
-    with torch.inference_mode(), torch.random.fork_rng(), torch.backends.cudnn.flags(enabled=False):
+    with torch.inference_mode(), torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=False):
         found: Any = module(given.to(device))
     while isinstance(found, tuple | list) and found:
         found = found[0]

@@ -220,6 +220,15 @@ def test_ids_that_are_no_characters_and_the_unknown(embeds, tmp_path):
     same(result, logits_of(module, [1, 6, 5, 4, 3], one_hot=0 if embeds else 7))
 
 
+def test_one_hot_ids_that_are_no_characters_are_left_out(tmp_path):
+    """Without an unknown the input stays one-hot, with a column for each character and none for the rest."""
+    module = Reader(N=7, embeds=False, two_way=True, cell="lstm")
+    alphabet = [None, "h", None, "o", "l", None, "e"]
+    run = adopt(module, alphabet=alphabet, labels=list("abcd"), output=tmp_path / "run")
+    assert load_network(run)[1].model.input == "one_hot"
+    same(served(run, tmp_path, TEXT), logits_of(module, [1, 6, 4, 4, 3], one_hot=7))
+
+
 def test_without_an_unknown_it_says_nothing(tmp_path):
     """An unknown character is then the zero vector, as in a network of ohlol's own."""
     module = Reader()
