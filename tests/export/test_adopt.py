@@ -80,7 +80,11 @@ def served(run, folder, text):
 
 def same(result, wanted):
     found = result.probabilities
-    found = torch.tensor(list(found.values()) if isinstance(found, dict) else found.tolist())
+    if isinstance(
+        found, dict
+    ):  # the likeliest label first; here the labels' ids are in the order of their names
+        found = [found[label] for label in sorted(found)]
+    found = torch.tensor(found.tolist() if hasattr(found, "tolist") else found)
     found = found.reshape(wanted.shape)
     torch.testing.assert_close(found, wanted.softmax(-1), atol=1e-5, rtol=0)
 
