@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from ohlol.artifacts.contract import Kind
 from ohlol.artifacts.errors import BundleError
 from ohlol.artifacts.files import folder_or_backup, sha256
 from ohlol.artifacts.manifest import Manifest
@@ -17,10 +19,29 @@ class Layout:
 
     manifest = "manifest.json"
     onnx = "model.onnx"
+    batch = "model.batch.onnx"
+    half = "model.fp16.onnx"
+    int8 = "model.int8.onnx"
+    stream = "stream.onnx"
+    text = "text.onnx"
     torchscript = "model.torchscript.pt"
+    program = "model.pt2"
     proof = "proof.json"
     card = "README.md"
     test_data = "test_data_set_{}"
+    # In there: `input_0.pb`, …, and of these `…_0.pb`, …, by the file that answers so; for all others `onnx`'s.
+    expected: ClassVar = {onnx: "output", half: "fp16_output", int8: "int8_output"}
+
+
+# Every ONNX file of a bundle, and what goes into it.
+ONNX: dict[str, Kind] = {
+    Layout.onnx: "model",
+    Layout.batch: "model",
+    Layout.half: "model",
+    Layout.int8: "model",
+    Layout.stream: "stream",
+    Layout.text: "text",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,11 @@ class Bundle:
 def shipped() -> Path:
     """The folder of the `hello` bundle inside the package."""
     return Path(__file__).parent / HELLO
+
+
+def open_named(path: str | Path) -> Bundle:
+    """The bundle in the folder `path`, or the shipped one by its name. Raises `BundleError`."""
+    return open_bundle(shipped() if path == HELLO else Path(path))
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -15,8 +15,14 @@ METADATA_PREFIX = "ohlol."  # each fact of the manifest is a metadata property o
 
 Task = Literal["tag", "classify", "lm"]
 TASKS: tuple[Task, ...] = get_args(Task)
+Kind = Literal["model", "stream", "text"]  # text whole, in chunks, as strings
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-BATCH, TIME, CLASSES = "batch", "time", "classes"
+# Rows in a batch from which `model.batch.onnx` is surely the faster one (docs/results.md). Of an LSTM it is
+# so only behind wide embeddings.
+MANY_ROWS = {"gru": 16}
+
+BATCH, TIME, CLASSES, STATES, HIDDEN = "batch", "time", "classes", "states", "hidden"
 
 
 @dataclass(frozen=True)
@@ -24,15 +30,32 @@ class Tensor:
     """One input or output. `shape` holds the names of its axes."""
 
     name: str
-    dtype: Literal["int32", "float32"]
+    dtype: Literal["int32", "float32", "string"]
     shape: tuple[str, ...]
 
 
-INPUTS = (Tensor("codepoints", "int32", (BATCH, TIME)), Tensor("lengths", "int32", (BATCH,)))
+CODEPOINTS = Tensor("codepoints", "int32", (BATCH, TIME))
+INPUTS = (CODEPOINTS, Tensor("lengths", "int32", (BATCH,)))
 
 
-def outputs(task: Task) -> tuple[Tensor, ...]:
-    """The outputs of a task's model, in order."""
+def inputs(kind: Kind = "model") -> tuple[Tensor, ...]:
+    """The inputs of a file, in order."""
+    if kind == "stream":
+        return CODEPOINTS, Tensor("state", "float32", (STATES, BATCH, HIDDEN))
+    return (Tensor("text", "string", (BATCH,)),) if kind == "text" else INPUTS
+
+
+def outputs(task: Task, kind: Kind = "model") -> tuple[Tensor, ...]:
+    """The outputs of a task's file, in order."""
     rows = (BATCH,) if task == "classify" else (BATCH, TIME)
-    numbers = tuple(Tensor(name, "float32", (*rows, CLASSES)) for name in ("logits", "probabilities"))
-    return numbers if task == "lm" else (*numbers, Tensor("label_ids", "int32", rows))
+    logits, probabilities = (
+        Tensor(name, "float32", (*rows, CLASSES)) for name in ("logits", "probabilities")
+    )
+    if kind == "text":
+        return Tensor("labels", "string", rows), probabilities
+    answers: tuple[Tensor, ...] = (logits, probabilities)
+    if task != "lm":
+        answers += (Tensor("label_ids", "int32", rows),)
+    return (
+        (*answers, Tensor("next_state", "float32", (STATES, BATCH, HIDDEN))) if kind == "stream" else answers
+    )

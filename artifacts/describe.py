@@ -8,39 +8,75 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from ohlol.artifacts.contract import Kind
 from ohlol.artifacts.errors import BundleError, CheckpointError
-from ohlol.artifacts.manifest import Manifest
+from ohlol.artifacts.manifest import Entry, Manifest
+from ohlol.artifacts.onnx_file import summary
 from ohlol.artifacts.run import Layout, Vocabulary, checkpoint, require
 
 Facts = list[tuple[str, str]]
 
 
-def describe_manifest(manifest: Manifest) -> Facts:
-    """The facts of a bundle or of a single `.onnx` file. Raises `BundleError` where some are missing."""
+def describe_manifest(manifest: Manifest, files: dict[str, bytes], kind: Kind = "model") -> Facts:
+    """The facts of a bundle or of a single `.onnx` file, and what stands in its `.onnx` files.
+
+    Raises `BundleError` where some are missing.
+    """
     try:
-        return _manifest_facts(manifest)
+        return _manifest_facts(manifest, files, kind)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(
             f"the manifest's facts are not as ohlol writes them ({error!r}); export it again"
         ) from error
 
 
-def _manifest_facts(manifest: Manifest) -> Facts:
-    facts = manifest.facts()
+def describe_file(manifest: Manifest, kind: Kind, name: str, content: bytes) -> Facts:
+    """The facts of a single `.onnx` file, with the name and shape of every weight."""
+    weights = summary(content, name).weights
+    shapes = [(key, f"{dtype} ({', '.join(map(str, shape))})") for key, dtype, shape in weights]
+    return describe_manifest(manifest, {name: content}, kind) + shapes
+
+
+def _manifest_facts(manifest: Manifest, files: dict[str, bytes], kind: Kind) -> Facts:
+    facts = manifest.facts(kind)
     source = manifest.provenance.get("checkpoint", {})
     versions = manifest.provenance.get("versions", {})
     return [
         ("task", manifest.task),
         ("network", _network(manifest.network)),
         *_vocabulary(manifest.alphabet.characters, manifest.alphabet.normalisation, manifest.labels),
-        ("contract", f"version {facts['contract_version']}, opset {facts['opset']}"),
+        (
+            "contract",
+            f"version {facts['contract_version']}, opset {facts['opset']}, IR version {facts['ir_version']}",
+        ),
         *((kind[:-1], _tensor(tensor)) for kind in ("inputs", "outputs") for tensor in facts[kind]),
         *_metrics(manifest.metrics),
         *_weights(manifest.provenance.get("data", {})),
         ("checkpoint", f"{source.get('which')}, epoch {source.get('epoch')}, sha256 {source.get('sha256')}"),
         *((f"{stage} with", _pairs(named)) for stage, named in versions.items()),
-        *((name, f"{entry.bytes:,} bytes") for name, entry in manifest.files.items() if "/" not in name),
+        *(
+            (name, _file(name, manifest.files.get(name), content))
+            for name, content in files.items()
+            if "/" not in name
+        ),
     ]
+
+
+def _file(name: str, entry: Entry | None, content: bytes) -> str:
+    """Size of a file; of an `.onnx` file also its nodes, weights and what its precision cost."""
+    text = f"{len(content):,} bytes"
+    if name.endswith(".onnx"):
+        found = summary(content, name)
+        nodes = ", ".join(
+            f"{count} {op}" for op, count in sorted(found.nodes.items(), key=lambda n: (-n[1], n[0]))
+        )
+        text += f"; {found.numbers:,} numbers in {len(found.weights)} weights; {found.nodes.total()} nodes: {nodes}"
+    if entry and entry.measured:
+        change = ", ".join(
+            f"{key.replace('_', ' ')} {value:+.4f}" for key, value in entry.measured["change"].items()
+        )
+        text += f"; beside model.onnx on {entry.measured['split']}: {change}"
+    return text
 
 
 def describe_run(folder: Path) -> Facts:

@@ -21,10 +21,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """Digest and size in bytes of one file of the bundle."""
+    """Digest and size in bytes of one file of the bundle.
+
+    `measured`: for a file of lower precision, the metrics on a split of the data and what was lost of each
+    beside `model.onnx`; else empty.
+    """
 
     sha256: str
     bytes: int
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"sha256": self.sha256, "bytes": self.bytes}
+        return found | ({"measured": self.measured} if self.measured else {})
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,19 @@ class Manifest:
         """The width of the answers: the number of labels; for `lm`, the alphabet's size."""
         return len(self.alphabet) if self.task == "lm" else len(self.labels)
 
-    def facts(self) -> dict[str, Any]:
-        """The manifest without `files`, as JSON values."""
+    def shape(self, tensor: contract.Tensor) -> list[str | int]:
+        """The shape of a tensor of the contract, with this model's numbers for the axes that are fixed."""
+        fixed: dict[str, int] = {contract.CLASSES: self.classes}
+        if contract.STATES in tensor.shape:
+            states = 2 if self.network["cell"] == "lstm" else 1
+            fixed |= {
+                contract.STATES: states * self.network["num_layers"],
+                contract.HIDDEN: self.network["hidden_size"],
+            }
+        return [fixed.get(axis, axis) for axis in tensor.shape]
+
+    def facts(self, kind: contract.Kind = "model") -> dict[str, Any]:
+        """The manifest without `files`, as JSON values; inputs and outputs are those of a file of `kind`."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -62,8 +82,8 @@ class Manifest:
             },
             "labels": list(self.labels),
             "label_scheme": self.label_scheme,
-            "inputs": [_tensor(t, self.classes) for t in contract.INPUTS],
-            "outputs": [_tensor(t, self.classes) for t in contract.outputs(self.task)],
+            "inputs": [self._tensor(t) for t in contract.inputs(kind)],
+            "outputs": [self._tensor(t) for t in contract.outputs(self.task, kind)],
             "opset": contract.OPSET,
             "ir_version": contract.IR_VERSION,
             "network": self.network,
@@ -71,15 +91,18 @@ class Manifest:
             "provenance": self.provenance,
         }
 
+    def _tensor(self, tensor: contract.Tensor) -> dict[str, Any]:
+        return {"name": tensor.name, "dtype": tensor.dtype, "shape": self.shape(tensor)}
+
     def to_json(self) -> str:
-        files = {name: {"sha256": e.sha256, "bytes": e.bytes} for name, e in sorted(self.files.items())}
+        files = {name: entry.to_dict() for name, entry in sorted(self.files.items())}
         return json.dumps({**self.facts(), "files": files}, ensure_ascii=False, indent=2) + "\n"
 
-    def to_metadata(self) -> dict[str, str]:
-        """The facts as metadata properties of an `.onnx` file: JSON values under `ohlol.`-names."""
+    def to_metadata(self, kind: contract.Kind = "model") -> dict[str, str]:
+        """The facts as metadata properties of an `.onnx` file of `kind`: JSON values under `ohlol.`-names."""
         return {
             contract.METADATA_PREFIX + name: json.dumps(value, ensure_ascii=False)
-            for name, value in self.facts().items()
+            for name, value in self.facts(kind).items()
         }
 
     def with_files(self, files: Mapping[str, Entry]) -> Manifest:
@@ -162,11 +185,6 @@ class Manifest:
         )
 
 
-def _tensor(tensor: contract.Tensor, classes: int) -> dict[str, Any]:
-    shape = [classes if axis == contract.CLASSES else axis for axis in tensor.shape]
-    return {"name": tensor.name, "dtype": tensor.dtype, "shape": shape}
-
-
 def _take(raw: dict[str, Any], key: str, kind: type[T], where: str) -> Any:
     value = raw.get(key)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -186,4 +204,5 @@ def _entry(name: str, value: object, where: str) -> Entry:
         raise BundleError(f"{where}: the file name {name!r} leaves the bundle; refused")
     if not isinstance(value, dict):
         raise BundleError(f"{where}: `files` has no digest for {name!r}")
-    return Entry(_take(value, "sha256", str, where), _take(value, "bytes", int, where))
+    measured = _take(value, "measured", dict, where) if "measured" in value else {}
+    return Entry(_take(value, "sha256", str, where), _take(value, "bytes", int, where), measured)

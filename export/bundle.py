@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import numpy_helper
 
 from ohlol.artifacts import contract, run
-from ohlol.artifacts.bundle import Layout
-from ohlol.artifacts.errors import BundleError, CheckpointError
+from ohlol.artifacts.bundle import ONNX, Bundle, Layout
+from ohlol.artifacts.errors import BundleError, CheckpointError, DataError, RecipeError
 from ohlol.artifacts.files import new_folder, sha256, sha256_of_file
 from ohlol.artifacts.manifest import Entry, Manifest
-from ohlol.artifacts.parity import Arrays, Case, Proof
+from ohlol.artifacts.parity import Case, Proof
+from ohlol.artifacts.run import Vocabulary
 from ohlol.export import proof
 from ohlol.export.card import card
-from ohlol.export.formats import to_onnx, to_torchscript
-from ohlol.export.proof import Runner
-from ohlol.train.checkpoint import load_network
+from ohlol.export.formats import to_onnx, to_program, to_torchscript
+from ohlol.export.nodes import Precision
+from ohlol.export.proof import Claim
+from ohlol.serve.model import of_file
+from ohlol.train.checkpoint import State, load_network
+from ohlol.train.data import Split, data_folders, load_split
+from ohlol.train.evaluate import evaluate_results
+from ohlol.train.network import Network
+from ohlol.train.recipe import Recipe
 
-FORMATS = ("onnx", "torchscript")
+# What `--formats` may name, and the file each leaves.
+FORMATS = {
+    "onnx": Layout.onnx,
+    "torchscript": Layout.torchscript,
+    "stream": Layout.stream,
+    "text": Layout.text,
+    "batch": Layout.batch,
+    "fp16": Layout.half,
+    "int8": Layout.int8,
+    "pt2": Layout.program,
+}
+USUAL = ("onnx", "torchscript", "stream", "text")
+PRECISIONS: dict[str, Precision] = {Layout.half: "half", Layout.int8: "int8"}
+
+
+@dataclass
+class Exported:
+    """What an export did: the proof, and which of the formats asked for were left out, with the reason."""
+
+    proof: Proof
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def export(
-    folder: Path, out: Path, formats: tuple[str, ...] = FORMATS, which: str = run.Layout.best
-) -> Proof:
+    folder: Path,
+    out: Path,
+    formats: tuple[str, ...] = USUAL,
+    which: str = run.Layout.best,
+    data: Path | None = None,
+) -> Exported:
     """Export the checkpoint `which` of the run `folder` to the bundle `out`, in the place of a bundle there.
 
-    `formats` must hold "onnx"; "torchscript" may join it.
+    `formats` are keys of `FORMATS`, "onnx" among them; those that this network cannot have are left out. For
+    "fp16" and "int8" the loss is measured on the recipe's data, which is looked for in `data`, if given.
     Raises `CheckpointError`, `BundleError` (`out` holds what an export did not write) and `ProofError`
     (an exported file answers otherwise than PyTorch; nothing is written).
     """
@@ -41,7 +76,82 @@ def export(
             f"{folder}: its training stopped before the first epoch was complete, so there is nothing to export; go on "
             "with it by `ohlol train ... --resume`"
         )
-    manifest = Manifest(
+    manifest = _manifest(folder, which, recipe, vocabulary, state)
+    cases = proof.draw_cases(manifest.alphabet)
+    contents: dict[str, bytes] = {}
+    claims: list[Claim] = [proof.eager(network, manifest.alphabet)]
+    entries: dict[str, Entry] = {}
+    left_out: dict[str, str] = {}
+    for name, file in FORMATS.items():
+        if name not in formats:
+            continue
+        if reason := _not_possible(name, network):
+            left_out[name] = reason
+            continue
+        content = _content(file, network, manifest)
+        measured = {}
+        if file in PRECISIONS:
+            whole = contents[Layout.onnx]
+            if len(content) >= len(whole):
+                left_out[name] = (
+                    f"{len(content):,} bytes are not fewer than the {len(whole):,} of {Layout.onnx}"
+                )
+                continue
+            try:
+                measured = _loss(
+                    manifest, whole, content, *_split(recipe, vocabulary, data, Path(state.data_folder))
+                )
+            except (DataError, RecipeError) as error:
+                left_out[name] = f"its loss cannot be measured: {error}"
+                continue
+        contents[file] = content
+        entries[file] = Entry(sha256(content), len(content), measured)
+        claims += _claims(file, content, manifest)
+    proved = proof.prove(network, manifest.alphabet, claims, cases)
+    proof.require(proved)
+
+    contents[Layout.proof] = proved.to_json().encode()
+    contents[Layout.card] = card(manifest, proved, entries).encode()
+    contents |= _test_data(network, manifest, cases, [name for name in PRECISIONS if name in contents])
+    with new_folder(out) as unfinished:
+        for name, content in contents.items():
+            (unfinished / name).parent.mkdir(exist_ok=True)
+            (unfinished / name).write_bytes(content)
+        plain = {name: Entry(sha256(content), len(content)) for name, content in contents.items()}
+        (unfinished / Layout.manifest).write_text(
+            manifest.with_files(plain | entries).to_json(), encoding="utf-8"
+        )
+    return Exported(proved, {name: reason for name, reason in left_out.items() if reason})
+
+
+def prove_again(bundle: Bundle, folder: Path, use: Sequence[str]) -> Proof:
+    """The proof of a bundle's ONNX files in the runtimes `use`, against the run it was made of, on other batches.
+
+    Raises `CheckpointError` where the run's checkpoint is another one. Neither the TorchScript file nor the
+    `.pt2` is loaded: that would run code of a bundle that we did not write just now.
+    """
+    source = bundle.manifest.provenance.get("checkpoint", {})
+    which = source.get("which")
+    if which not in (run.Layout.best, run.Layout.last):
+        raise BundleError(f"{bundle.path}: its manifest names no checkpoint; export it again")
+    found = sha256_of_file(run.checkpoint(folder, which) / run.Layout.model)
+    if found != source.get("sha256"):
+        raise CheckpointError(
+            f"{folder}: the sha256 of its {which} checkpoint is {found[:12]}…, {bundle.path} was made of "
+            f"{str(source.get('sha256'))[:12]}…; name the run it was made of, or export it again"
+        )
+    network, *_ = load_network(folder, which)
+    alphabet = bundle.manifest.alphabet
+    claims = [proof.eager(network, alphabet)]
+    for name in ONNX:
+        if name in bundle.contents:
+            found_claims = _claims(name, bundle.contents[name], bundle.manifest)
+            claims += [claim for claim in found_claims if claim.runtime in use]
+    return proof.prove(network, alphabet, claims, proof.draw_cases(alphabet, seed=1))
+
+
+def _manifest(folder: Path, which: str, recipe: Recipe, vocabulary: Vocabulary, state: State) -> Manifest:
+    return Manifest(
         task=recipe.task.kind,
         alphabet=vocabulary.alphabet,
         labels=vocabulary.labels,
@@ -59,27 +169,52 @@ def export(
             "versions": {"train": state.versions, "export": _versions()},
         },
     )
-    cases = proof.draw_cases(manifest.alphabet)
-    contents: dict[str, bytes] = {Layout.onnx: to_onnx(network, manifest)}
-    runners: dict[str, Runner] = {Layout.onnx: proof.onnx_runner(contents[Layout.onnx])}
-    if "torchscript" in formats:
-        contents[Layout.torchscript] = to_torchscript(network, manifest.alphabet)
-        runners[Layout.torchscript] = proof.torchscript_runner(contents[Layout.torchscript], manifest.task)
-    proved = proof.prove(network, manifest.alphabet, runners, cases)
-    proof.require(proved)
 
-    contents[Layout.proof] = (json.dumps(proved.to_dict(), indent=2, ensure_ascii=False) + "\n").encode()
-    contents[Layout.card] = card(manifest, proved, sorted(contents)).encode()
-    for number, case in enumerate(cases):
-        expected = proof.expected_outputs(network, manifest.alphabet, case)
-        contents |= _test_data(Layout.test_data.format(number), case, expected, manifest)
-    with new_folder(out) as part:
-        for name, data in contents.items():
-            (part / name).parent.mkdir(exist_ok=True)
-            (part / name).write_bytes(data)
-        entries = {name: Entry(sha256(data), len(data)) for name, data in contents.items()}
-        (part / Layout.manifest).write_text(manifest.with_files(entries).to_json(), encoding="utf-8")
-    return proved
+
+def _not_possible(name: str, network: Network) -> str:
+    """Why this network cannot have the format `name`; "" where it can."""
+    directions: Any = network.layers[0]
+    if name == "stream" and len(directions) == 2:
+        return "a network that reads both ways has no state to go on from"
+    if name == "batch" and network.cell == "rnn":
+        return f"{Layout.onnx} of an RNN is the fastest for many rows already"
+    return ""
+
+
+def _content(file: str, network: Network, manifest: Manifest) -> bytes:
+    if file == Layout.torchscript:
+        return to_torchscript(network, manifest.alphabet)
+    if file == Layout.program:
+        return to_program(network, manifest.alphabet)
+    return to_onnx(network, manifest, ONNX[file], PRECISIONS.get(file, "single"), file == Layout.batch)
+
+
+def _claims(file: str, content: bytes, manifest: Manifest) -> list[Claim]:
+    if file in ONNX:
+        return proof.onnx_claims(file, content, ONNX[file], manifest, PRECISIONS.get(file, "single"))
+    load = proof.torchscript if file == Layout.torchscript else proof.program
+    return [proof.torch_claim(file, load(content), manifest.task)]
+
+
+def _split(recipe: Recipe, vocabulary: Vocabulary, data: Path | None, trained_on: Path) -> tuple[str, Split]:
+    """The data to measure a loss on: the best there is of test, dev and train."""
+    _, dev, test = recipe.data.split or (0, 0, 0)
+    has = {"test": recipe.data.test or test, "dev": recipe.data.dev or dev}
+    name = next((name for name, there in has.items() if there), "train")
+    return name, load_split(recipe, vocabulary, name, *data_folders(data, trained_on))
+
+
+def _loss(manifest: Manifest, whole: bytes, low: bytes, name: str, split: Split) -> dict[str, Any]:
+    """The metrics of a file of lower precision, and each one's difference from `model.onnx`'s."""
+    vocabulary = Vocabulary(manifest.alphabet, manifest.labels, manifest.label_scheme)
+    texts = [example.text for example in split.examples]
+    before, after = (
+        evaluate_results(
+            of_file(manifest, content, "an exported file")(texts), split, vocabulary, manifest.task
+        )
+        for content in (whole, low)
+    )
+    return {"split": name, "metrics": after, "change": {key: after[key] - before[key] for key in after}}
 
 
 def _may_replace(out: Path) -> None:
@@ -102,17 +237,26 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("ohlol", "torch", "onnx", "onnxscript", "onnxruntime")}
+    return {name: version(name) for name in ("ohlol", "torch", "onnx", "onnxruntime")}
 
 
-def _test_data(folder: str, case: Case, expected: Arrays, manifest: Manifest) -> dict[str, bytes]:
-    """One case in the layout of ONNX's own test data: `input_0.pb`, …, `output_0.pb`, …"""
-    groups = {
-        "input": [(t.name, getattr(case, t.name)) for t in contract.INPUTS],
-        "output": [(t.name, expected[t.name]) for t in contract.outputs(manifest.task)],
-    }
-    return {
-        f"{folder}/{group}_{number}.pb": numpy_helper.from_array(array, name).SerializeToString()
-        for group, tensors in groups.items()
-        for number, (name, array) in enumerate(tensors)
-    }
+def _test_data(
+    network: Network, manifest: Manifest, cases: Sequence[Case], low: Sequence[str]
+) -> dict[str, bytes]:
+    """The cases in the layout of ONNX's own test data: `input_0.pb`, …, `output_0.pb`, …
+
+    Files of lower precision, `low`, have outputs of their own: the network's, rounded as they are.
+    """
+    data: dict[str, bytes] = {}
+    oracles = {Layout.expected[name]: proof.rounded(network, PRECISIONS[name]) for name in low}
+    oracles = {Layout.expected[Layout.onnx]: network} | oracles
+    for number, case in enumerate(cases):
+        folder = Layout.test_data.format(number)
+        tensors = {f"input_{k}.pb": (t.name, getattr(case, t.name)) for k, t in enumerate(contract.INPUTS)}
+        for prefix, oracle in oracles.items():
+            answers = proof.expected_outputs(oracle, manifest.alphabet, case)
+            for k, t in enumerate(contract.outputs(manifest.task)):
+                tensors[f"{prefix}_{k}.pb"] = (t.name, answers[t.name].astype(np.dtype(t.dtype)))
+        for name, (tensor, array) in tensors.items():
+            data[f"{folder}/{name}"] = numpy_helper.from_array(array, tensor).SerializeToString()
+    return data

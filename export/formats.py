@@ -1,8 +1,9 @@
-"""A graph written as an ONNX file and as a TorchScript file."""
+"""A network written as the bytes of each file format."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,39 +14,36 @@ import torch
 from torch import Tensor
 
 from ohlol.artifacts.alphabet import Alphabet
-from ohlol.artifacts.contract import BATCH, INPUTS, IR_VERSION, OPSET, TIME, outputs
-from ohlol.artifacts.errors import ProofError
+from ohlol.artifacts.contract import BATCH, TIME, Kind
 from ohlol.artifacts.manifest import Manifest
-from ohlol.export.graph import Graph, OnnxGraph
+from ohlol.artifacts.onnx_file import DIGEST, digest
+from ohlol.export.graph import Graph
+from ohlol.export.nodes import Precision
+from ohlol.export.onnx_graph import build
 from ohlol.train.network import Network
 
+# What torch.export notes of each node's origin, with the paths of this machine.
+NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn")
 TRACED = (2, 5)  # B and T of the example; the proof runs other sizes
 
 
-def to_onnx(network: Network, manifest: Manifest) -> bytes:
+def to_onnx(
+    network: Network,
+    manifest: Manifest,
+    kind: Kind = "model",
+    precision: Precision = "single",
+    batch: bool = False,
+) -> bytes:
     """The network as one ONNX file, complete by itself, the manifest's facts in its metadata.
 
     The same network and manifest give the same bytes.
     """
-    graph = OnnxGraph(network, manifest.alphabet).eval()
-    batch, time = torch.export.Dim(BATCH, min=1), torch.export.Dim(TIME, min=1)
-    with _quiet():
-        program = torch.onnx.export(
-            graph,
-            _example(),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=[tensor.name for tensor in INPUTS],
-            output_names=[tensor.name for tensor in outputs(manifest.task)],
-            dynamic_shapes=({0: batch, 1: time}, {0: batch}),
-        )
-    assert program is not None
-    model = program.model_proto
-    _clean(model)
-    onnx.helper.set_model_props(model, manifest.to_metadata())
-    onnx.checker.check_model(model, full_check=True)
-    _check_axes(model, manifest)
+    model = build(network, manifest, kind, precision, batch)
+    if kind != "text":  # onnx's checker does not know ONNX Runtime's own operators
+        onnx.checker.check_model(model, full_check=True)
+    metadata = manifest.to_metadata(kind)
+    metadata[DIGEST] = json.dumps(digest(model.SerializeToString(deterministic=True)))
+    onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -59,35 +57,27 @@ def to_torchscript(network: Network, alphabet: Alphabet) -> bytes:
     return _without_source(whole.getvalue())
 
 
+def to_program(network: Network, alphabet: Alphabet) -> bytes:
+    """The network as a program of `torch.export` (`.pt2`), batch and time dynamic."""
+    axes = torch.export.Dim(BATCH, min=1), torch.export.Dim(TIME, min=1)
+    with _quiet():
+        program = torch.export.export(
+            Graph(network, alphabet, scan=True).eval(),
+            _example(),
+            dynamic_shapes=({0: axes[0], 1: axes[1]}, {0: axes[0]}),
+        )
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                for note in NOTES:
+                    node.meta.pop(note, None)
+        whole = io.BytesIO()
+        torch.export.save(program, whole)
+    return whole.getvalue()
+
+
 def _example() -> tuple[Tensor, Tensor]:
     B, T = TRACED
     return torch.full((B, T), ord("a"), dtype=torch.int32), torch.tensor([T, T - 2], dtype=torch.int32)
-
-
-def _clean(model: onnx.ModelProto) -> None:
-    """Leave out what the exporter notes of this machine: stack traces with paths, its own metadata."""
-    model.ir_version = IR_VERSION
-    model.producer_name, model.producer_version = "ohlol", ""
-    model.graph.name = "ohlol"
-    model.doc_string = model.graph.doc_string = ""
-    for element in (model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info,
-                    *model.graph.input, *model.graph.output):  # fmt: skip
-        element.doc_string = ""
-        del element.metadata_props[:]
-    del model.metadata_props[:]
-
-
-def _check_axes(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Batch and time must be symbolic on every input and output: exporters freeze them without a word."""
-    for value in (*model.graph.input, *model.graph.output):
-        tensor = next(t for t in (*INPUTS, *outputs(manifest.task)) if t.name == value.name)
-        found = [axis.dim_param or str(axis.dim_value) for axis in value.type.tensor_type.shape.dim]
-        expected = [axis for axis in tensor.shape if axis in (BATCH, TIME)]
-        if found[: len(expected)] != expected:
-            raise ProofError(
-                f"model.onnx: `{value.name}` has axes {found}, expected {expected} to be symbolic; this is a bug "
-                "of ohlol with this version of torch: please report it with `pip list`"
-            )
 
 
 def _without_source(archive: bytes) -> bytes:
@@ -110,7 +100,7 @@ def _without_source(archive: bytes) -> bytes:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporters' talk about themselves; their errors still come as errors."""
-    logger = logging.getLogger("torch.onnx")
+    logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -27,7 +27,7 @@ DATA = click.option(
     metavar="DIR",
     help="Where the recipe's files lie. [default: beside it, then $OHLOL_DATA]",
 )
-EXTRAS = {"torch", "onnx", "onnxscript", "safetensors", "pydantic", "rich", "tomli_w"}
+EXTRAS = {"torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w"}
 
 
 class Commands(click.Group):
@@ -90,7 +90,7 @@ def demo(output: Path | None) -> None:
         click.echo(f"training a 2-layer RNN to read {text!r} and answer 'ohlol'", err=True)
         finish(train_run(recipe, data, run, after_epoch=show), data)
         click.echo("\nexporting to TorchScript and ONNX, each held against PyTorch", err=True)
-        click.echo(export_run(run, bundle).table(), err=True)
+        click.echo(export_run(run, bundle).proof.table(), err=True)
         click.echo(f"\nanswering with ONNX Runtime from {Layout.onnx}", err=True)
         click.echo(f"{text} → {ohlol.load(bundle)(text)}")
 
@@ -186,9 +186,13 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
     help="The bundle's folder. [default: bundle, in RUN or beside FILE]",
 )
 @click.option(
-    "--formats", default="onnx,torchscript", show_default=True, help="Which files, with commas between."
+    "--formats",
+    default="onnx,torchscript,stream,text",
+    show_default=True,
+    help="Which files, with commas between; batch, fp16, int8, pt2 are there too, and all.",
 )
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@DATA
 @click.option(
     "--state-dict", "weights", type=PATH, metavar="FILE", help="Weights (safetensors) in place of RUN."
 )
@@ -201,6 +205,7 @@ def export(
     output: Path | None,
     formats: str,
     checkpoint: str,
+    data: Path | None,
     weights: Path | None,
     recipe: Path | None,
     unknown: int | None,
@@ -222,30 +227,65 @@ def export(
     from ohlol.export.bundle import FORMATS
     from ohlol.export.bundle import export as export_run
 
-    chosen = tuple(formats.split(","))
+    chosen = tuple(FORMATS) if formats == "all" else tuple(formats.split(","))
     if "onnx" not in chosen or not set(chosen) <= set(FORMATS):
+        known = ", ".join(FORMATS)
         raise click.BadParameter(
-            f"found {formats!r}, expected onnx, or onnx,torchscript", param_hint="--formats"
+            f"found {formats!r}, expected onnx and any of {known}, with commas between, or all",
+            param_hint="--formats",
         )
     with _run_of(run, weights, recipe, unknown) as folder:
         bundle = output or (run or cast(Path, weights).parent) / "bundle"
-        click.echo(export_run(folder, bundle, chosen, checkpoint).table(), err=True)
+        exported = export_run(folder, bundle, chosen, checkpoint, data)
+    click.echo(exported.proof.table(), err=True)
+    for name, reason in exported.left_out.items():
+        click.echo(f"left out: {name}: {reason}", err=True)
     click.echo(f"proved; {bundle} holds the bundle. Next: ohlol predict {bundle} TEXT", err=True)
 
 
 @main.command()
 @click.argument("bundle")
-def verify(bundle: str) -> None:
+@click.option("--against", type=PATH, metavar="RUN", help="Against RUN's checkpoint too, on other batches.")
+@click.option(
+    "--runtime", "use", multiple=True, default=("onnxruntime",), show_default=True, metavar="NAME",
+    help="onnxruntime or openvino; may be given twice.",
+)  # fmt: skip
+def verify(bundle: str, against: Path | None, use: tuple[str, ...]) -> None:
     """Replay the proof of BUNDLE on this machine.
 
     From the bundle's own test data; the exit code is 1 on any mismatch.
     """
     from ohlol.serve.verify import verify as replay
 
-    proof: Proof = replay(bundle)
-    click.echo(proof.table())
-    if not proof.passed:
+    proofs: list[Proof] = [replay(bundle, use)]
+    click.echo(proofs[0].table())
+    if against:
+        from ohlol.artifacts.bundle import open_named
+        from ohlol.export.bundle import prove_again
+
+        proofs.append(prove_again(open_named(bundle), against, use))
+        click.echo(f"\n{proofs[1].table()}")
+    if not all(proof.passed for proof in proofs):
         raise click.ClickException(f"{bundle}: does not answer here as it did where it was exported")
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--peers", is_flag=True, help="In every runtime that is installed, not ONNX Runtime alone.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads inside a batch."
+)
+def bench(bundle: str, peers: bool, threads: int) -> None:
+    """Time the files of BUNDLE on this machine, side by side.
+
+    On batches of 1×1, 1×64, 32×64 and 256×64 characters. Do nothing else meanwhile.
+    """
+    from ohlol.artifacts.bundle import open_named
+    from ohlol.serve import bench as timing
+    from ohlol.serve.runtimes import installed
+
+    use = installed() if peers else ["onnxruntime"]
+    click.echo(timing.table(timing.bench(open_named(bundle), use, threads=threads)))
 
 
 @main.command()
@@ -327,14 +367,23 @@ def predict(
 @click.argument("path")
 def inspect(path: str) -> None:
     """What a run, a bundle or an .onnx file is."""
-    from ohlol.artifacts.describe import describe_manifest, describe_run, table
+    from ohlol.artifacts import describe
     from ohlol.artifacts.run import is_run
 
-    click.echo(
-        table(
-            describe_run(Path(path)) if is_run(Path(path)) else describe_manifest(ohlol.load(path).manifest)
-        )
-    )
+    if is_run(Path(path)):
+        facts = describe.describe_run(Path(path))
+    elif Path(path).suffix == ".onnx" and Path(path).is_file():
+        from ohlol.serve.model import read_manifest
+
+        content = Path(path).read_bytes()
+        manifest, kind = read_manifest(content, path)
+        facts = describe.describe_file(manifest, kind, Path(path).name, content)
+    else:
+        from ohlol.artifacts.bundle import open_named
+
+        bundle = open_named(path)
+        facts = describe.describe_manifest(bundle.manifest, bundle.contents)
+    click.echo(describe.table(facts))
 
 
 @contextmanager

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_bundle, shipped
-from ohlol.artifacts.contract import Task
+from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named
+from ohlol.artifacts.contract import Kind, Task
 from ohlol.artifacts.errors import BundleError, InputError
 from ohlol.artifacts.manifest import Manifest
+from ohlol.artifacts.onnx_file import check_digest
 from ohlol.serve.results import Classified, Scored, Tagged
+from ohlol.serve.runtimes import session
 
 R = TypeVar("R", Tagged, Classified, Scored)
 
 WINDOW = 2_048  # texts that are looked at together, so that those of like length share a batch
 CHARACTERS = 8_192  # in one batch, padding included (or one text)
-MOST_THREADS = 1_024
 DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 
 
@@ -36,12 +38,17 @@ class Model(ABC, Generic[R]):
 
     asks: tuple[str, ...]  # the outputs that an answer is made of
 
-    def __init__(self, manifest: Manifest, onnx: bytes, where: str, *, threads: int = 1) -> None:
+    def __init__(
+        self, manifest: Manifest, onnx: bytes, where: str, batch: bytes | None = None, *, threads: int = 1
+    ) -> None:
         self.manifest = manifest
         self._labels = np.array(manifest.labels, dtype=object)
-        self._session = _session(onnx, where, threads)
-        _check_contract(self._session, manifest, where)
-        _check_facts(self._session, manifest, where)
+        self._session = _checked_session(onnx, manifest, where, threads)
+        # The same model in the form for many rows; opened when a batch has as many.
+        self._many_rows = contract.MANY_ROWS.get(manifest.network.get("cell", ""), 0) if batch else 0
+        self._open_batch = cache(
+            lambda: _checked_session(batch or b"", manifest, f"{where} ({Layout.batch})", threads)
+        )
 
     @overload
     def __call__(self, texts: str) -> R: ...
@@ -110,7 +117,9 @@ class Model(ABC, Generic[R]):
         lengths = np.array([len(row) for row in rows], dtype=np.int32)
         padded = np.zeros((len(rows), int(lengths.max())), dtype=np.int32)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-        outputs = self._session.run(list(self.asks), {"codepoints": padded, "lengths": lengths})
+        many = 0 < self._many_rows <= len(rows)
+        opened = self._open_batch() if many else self._session
+        outputs = opened.run(list(self.asks), {"codepoints": padded, "lengths": lengths})
         for number in range(len(rows)):
             yield [output[number] for output in outputs]
 
@@ -178,16 +187,33 @@ def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
         path = Path(path)
         if path.suffix == ".onnx" and path.is_file():
             onnx = path.read_bytes()
-            session = _session(onnx, str(path), threads)
-            manifest = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-            return TASKS[manifest.task](manifest, onnx, str(path), threads=threads)
-    return of_bundle(open_bundle(shipped() if path == HELLO else Path(path)), threads=threads)
+            manifest, _ = read_manifest(onnx, str(path))
+            return of_file(manifest, onnx, str(path), threads=threads)
+    return of_bundle(open_named(path), threads=threads)
 
 
 def of_bundle(bundle: Bundle, *, threads: int = 1) -> Model[Any]:
     """The model of a bundle that is open."""
-    where = str(bundle.path / Layout.onnx)
-    return TASKS[bundle.manifest.task](bundle.manifest, bundle.contents[Layout.onnx], where, threads=threads)
+    where, batch = str(bundle.path / Layout.onnx), bundle.contents.get(Layout.batch)
+    return of_file(bundle.manifest, bundle.contents[Layout.onnx], where, batch, threads=threads)
+
+
+def of_file(
+    manifest: Manifest, onnx: bytes, where: str, batch: bytes | None = None, *, threads: int = 1
+) -> Model[Any]:
+    """The model of the bytes of a file that takes whole texts."""
+    return TASKS[manifest.task](manifest, onnx, where, batch, threads=threads)
+
+
+def read_manifest(onnx: bytes, where: str) -> tuple[Manifest, Kind]:
+    """The facts inside an `.onnx` file, checked against its digest, and its kind. Raises `BundleError`."""
+    opened = session(onnx, where)
+    metadata = opened.get_modelmeta().custom_metadata_map
+    manifest = Manifest.from_metadata(metadata, where)
+    check_digest(onnx, metadata, where)
+    names = {tensor.name for tensor in opened.get_inputs()}
+    kinds = (kind for kind in contract.KINDS if {t.name for t in contract.inputs(kind)} == names)
+    return manifest, next(kinds, "model")
 
 
 def batches(lengths: list[int]) -> Iterator[list[int]]:
@@ -204,24 +230,22 @@ def batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _session(onnx: bytes, where: str, threads: int) -> onnxruntime.InferenceSession:
-    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
-        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MOST_THREADS}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors come as exceptions; its warnings are not for our users
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = str(error).strip().splitlines()[0]
-        raise BundleError(
-            f"{where}: ONNX Runtime {onnxruntime.__version__} cannot open it ({reason}); export it again"
-        ) from error
+def _checked_session(onnx: bytes, manifest: Manifest, where: str, threads: int) -> InferenceSession:
+    opened = session(onnx, where, threads)
+    check_digest(onnx, opened.get_modelmeta().custom_metadata_map, where)
+    _check_contract(opened, manifest, where)
+    _check_facts(opened, manifest, where)
+    return opened
 
 
-def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, where: str) -> None:
+def _check_contract(session: InferenceSession, manifest: Manifest, where: str) -> None:
+    inputs = {tensor.name for tensor in session.get_inputs()}
+    for other in contract.KINDS:
+        if other != "model" and inputs == {tensor.name for tensor in contract.inputs(other)}:
+            raise BundleError(
+                f"{where}: takes {' and '.join(sorted(inputs))}: it is the {other} file of a bundle; load the "
+                f"bundle, or the {Layout.onnx} beside it"
+            )
     for kind, expected, found in (
         ("input", contract.INPUTS, session.get_inputs()),
         ("output", contract.outputs(manifest.task), session.get_outputs()),
@@ -232,7 +256,7 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, w
                 names = ", ".join(have) or "none"
                 raise BundleError(f"{where}: no {kind} `{tensor.name}`, found {names}; export it again")
             dtype = DTYPES.get(have[tensor.name].type, have[tensor.name].type)
-            shape = [manifest.classes if axis == contract.CLASSES else axis for axis in tensor.shape]
+            shape = manifest.shape(tensor)
             if dtype != tensor.dtype or have[tensor.name].shape != shape:
                 raise BundleError(
                     f"{where}: {kind} `{tensor.name}` is {dtype} {have[tensor.name].shape}, expected {tensor.dtype} "
@@ -240,7 +264,7 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, w
                 )
 
 
-def _check_facts(session: onnxruntime.InferenceSession, manifest: Manifest, where: str) -> None:
+def _check_facts(session: InferenceSession, manifest: Manifest, where: str) -> None:
     """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
     inside = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, where).facts()
     for name, value in manifest.facts().items():

@@ -2,102 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ohlol.artifacts import contract
-from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_bundle, shipped
+from ohlol.artifacts.alphabet import PADDING, UNKNOWN
+from ohlol.artifacts.bundle import ONNX, Bundle, Layout, open_named
 from ohlol.artifacts.errors import BundleError
-from ohlol.artifacts.parity import Arrays, Case, Proof, compare
+from ohlol.artifacts.onnx_file import read_tensor
+from ohlol.artifacts.parity import INT8_TOLERANCE, TOLERANCE, Arrays, Case, Proof, compare
+from ohlol.serve import replay, runtimes
 from ohlol.serve.model import of_bundle
 
-DTYPES = {1: np.dtype("<f4"), 6: np.dtype("<i4")}  # TensorProto.DataType FLOAT and INT32
+ORACLE = "the bundle's test data: the PyTorch network in float64, when the bundle was made"
 
 
-def verify(path: str | Path) -> Proof:
-    """Run the bundle's model on its test data here; the parity table.
+def verify(path: str | Path, use: Sequence[str] = ("onnxruntime",)) -> Proof:
+    """Run every ONNX file of the bundle on its test data here, in the runtimes `use`; the parity table.
 
-    Raises `BundleError` where the bundle cannot be opened or holds no test data.
+    Raises `BundleError` where the bundle cannot be opened or holds no test data, `OhlolError` where a
+    runtime is not installed.
     """
-    bundle = open_bundle(shipped() if path == HELLO else Path(path))
-    model = of_bundle(bundle)
-    rows = [
-        compare(
-            Layout.onnx, case, model.outputs(case.codepoints, case.lengths), expected, bundle.manifest.task
-        )
-        for case, expected in _test_data(bundle)
-    ]
-    if not rows:
-        raise BundleError(f"{bundle.path}: holds no test data to verify it by; export it again")
-    return Proof(rows, {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__})
-
-
-def _test_data(bundle: Bundle) -> list[tuple[Case, Arrays]]:
-    cases: list[tuple[Case, Arrays]] = []
-    while (folder := Layout.test_data.format(len(cases))) + "/input_0.pb" in bundle.contents:
-        inputs, outputs = (
-            [
-                read_tensor(bundle.contents[name], str(bundle.path / name))
-                for number in range(count)
-                if (name := f"{folder}/{group}_{number}.pb") in bundle.contents
+    bundle = open_named(path)
+    manifest = bundle.manifest
+    of_bundle(bundle)  # its contract and facts
+    rows = []
+    for name, kind in ONNX.items():
+        if name not in bundle.contents:
+            continue
+        cases = _test_data(bundle, Layout.expected.get(name, Layout.expected[Layout.onnx]))
+        if not cases:
+            raise BundleError(f"{bundle.path}: holds no test data to verify {name} by; export it again")
+        tolerance = INT8_TOLERANCE if name == Layout.int8 else TOLERANCE
+        for runtime in use if kind != "text" else ("onnxruntime",):
+            run = runtimes.run_in(runtime, bundle.contents[name], str(bundle.path / name))
+            answer, names = replay.answer(kind, run, manifest), replay.names(kind, manifest)
+            rows += [
+                compare(name, runtime, case, answer(case), expected, names, tolerance)
+                for case, expected in cases
             ]
-            for group, count in (
-                ("input", len(contract.INPUTS)),
-                ("output", len(contract.outputs(bundle.manifest.task))),
+    return Proof(ORACLE, rows, {name: runtimes.runtime_version(name) for name in (*use, "numpy")})
+
+
+def _test_data(bundle: Bundle, prefix: str) -> list[tuple[Case, Arrays]]:
+    """The cases, each with the outputs whose files begin with `prefix`."""
+    task = bundle.manifest.task
+    groups = {"input": [t.name for t in contract.INPUTS], prefix: [t.name for t in contract.outputs(task)]}
+    cases: list[tuple[Case, Arrays]] = []
+    while (folder := Layout.test_data.format(len(cases))) + f"/{prefix}_0.pb" in bundle.contents:
+        given, expected = (
+            dict(
+                read_tensor(bundle.contents[name], str(bundle.path / name))
+                for number, _ in enumerate(names)
+                if (name := f"{folder}/{group}_{number}.pb") in bundle.contents
             )
+            for group, names in groups.items()
         )
-        given, expected = dict(inputs), dict(outputs)
-        if given.keys() != {tensor.name for tensor in contract.INPUTS}:
-            raise BundleError(f"{bundle.path / folder}: its inputs are {', '.join(given)}; export it again")
-        cases.append((Case(folder, given["codepoints"], given["lengths"]), expected))
+        for group, found in (("input", given), (prefix, expected)):
+            if found.keys() != set(groups[group]):
+                raise BundleError(
+                    f"{bundle.path / folder}: its {group}s are {', '.join(found) or 'missing'}, expected "
+                    f"{', '.join(groups[group])}; export it again"
+                )
+        case = Case(folder, given["codepoints"], given["lengths"])
+        if task == "lm":
+            expected["label_ids"] = _next(expected["logits"], case)
+        cases.append((case, expected))
     return cases
 
 
-def read_tensor(data: bytes, where: str) -> tuple[str, NDArray[Any]]:
-    """Name and values of an ONNX `TensorProto` of float32 or int32 that keeps them in `raw_data`.
-
-    Fields by https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: 1 dims, 2 data_type, 8 name, 9 raw_data.
-    """
-    dims: list[int] = []
-    kind, name, raw = 0, "", b""
-    try:
-        at = 0
-        while at < len(data):
-            key, at = _varint(data, at)
-            field, wire = key >> 3, key & 7
-            number, at = _varint(data, at)
-            value: int | bytes = number
-            if wire == 2:  # that was the length of what follows
-                value, at = data[at : at + number], at + number
-            if field == 1:
-                dims += [value] if isinstance(value, int) else _varints(value)
-            elif field == 2 and isinstance(value, int):
-                kind = value
-            elif field == 8 and isinstance(value, bytes):
-                name = value.decode("utf-8")
-            elif field == 9 and isinstance(value, bytes):
-                raw = value
-        return name, np.frombuffer(raw, dtype=DTYPES[kind]).reshape(dims)
-    except (IndexError, KeyError, ValueError) as error:
-        raise BundleError(f"{where}: not a tensor of float32 or int32 ({error}); export it again") from error
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
-        if byte < 0x80:
-            return value, at
-
-
-def _varints(data: bytes) -> list[int]:
-    values, at = [], 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        values.append(value)
-    return values
+def _next(logits: NDArray[np.float32], case: Case) -> NDArray[np.int32]:
+    """What text.onnx of an `lm` model names as next: no text has a name for the unknown character."""
+    best: NDArray[np.int32] = logits.argmax(axis=-1).astype(np.int32)
+    best[best == UNKNOWN] = PADDING
+    best[np.arange(best.shape[1]) >= case.lengths[:, None]] = -1
+    return best

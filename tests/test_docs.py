@@ -1,8 +1,8 @@
 """README and tutorial are run as a reader would run them; the help pages are those of the commands.
 
 ```bash and ```python blocks are run. A ```text block right after one is that block's output, shortened: each
-line shown must be printed, in that order; `…` stands for any text, or alone for any lines; a number with a
-decimal point may differ a little, every other number may not. ```sh blocks (set-up, long loops) are not run.
+line shown must be printed, in that order; `…` stands for any text, with spaces after it for any number of them, or
+alone for any lines; a number with a decimal point may differ a little, every other number may not. ```sh blocks (set-up, long loops) are not run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ohlol.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README": "README", "tutorial": "docs/tutorial"}  # English: .md, Chinese: .zh.md
-ENGLISH = {"adopt": "docs/adopt"}
+ENGLISH = {"adopt": "docs/adopt", "formats": "docs/formats"}
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(r"^```(bash|python)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
@@ -31,10 +31,17 @@ ABSOLUTE, RELATIVE = 0.01, 0.02  # far more than machines differ by, far less th
 
 def prints(shown: str, printed: str) -> bool:
     """Whether the line `shown` in the page stands for the line `printed` by the command."""
-    parts = [part for part in re.split(f"(…|{NUMBER})", shown.rstrip()) if part]
+    parts = [part for part in re.split(f"(… *|{NUMBER})", shown.rstrip()) if part]
     numbers = [part for part in parts if re.fullmatch(NUMBER, part)]
-    patterns = [f"({NUMBER})" if part in numbers else re.escape(part) for part in parts]
-    found = re.fullmatch("".join(".*" if p == re.escape("…") else p for p in patterns), printed.rstrip())
+    patterns = [
+        f"({NUMBER})"
+        if part in numbers
+        else ".*" + " +" * (len(part) > 1)
+        if part[0] == "…"
+        else re.escape(part)
+        for part in parts
+    ]
+    found = re.fullmatch("".join(patterns), printed.rstrip())
     return found is not None and all(
         abs(float(have) - float(want)) <= ABSOLUTE + RELATIVE * abs(float(want))
         for have, want in zip(found.groups(), numbers, strict=True)
@@ -96,9 +103,10 @@ def test_the_readme_does_what_it_shows(tmp_path: Path, real_data: Path) -> None:
     run_page("README", tmp_path)
 
 
-def test_the_page_for_those_who_have_a_model_does_what_it_shows(tmp_path: Path) -> None:
-    """A module and a file of weights become bundles by the lines on the page."""
-    run_page("adopt", tmp_path)
+@pytest.mark.parametrize("name", ENGLISH)
+def test_an_english_page_does_what_it_shows(name: str, tmp_path: Path) -> None:
+    """A module and a file of weights become bundles; a stream carries its state."""
+    run_page(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -144,6 +152,8 @@ def test_the_comparison_notices_a_wrong_figure_and_a_missing_line() -> None:
     assert missing("epoch 2/2  loss 0.8207 …\n", printed) == ["epoch 2/2  loss 0.8207 …"]
     assert missing("epoch 3/3  loss 0.7207 …\n", printed) == ["epoch 3/3  loss 0.7207 …"]
     assert missing("ohlol\n", printed) == ["ohlol"]
+    assert missing("epoch …     70 chars/s\n", printed) == []
+    assert missing("epoch …     71 chars/s\n", printed) == ["epoch …     71 chars/s"]
     assert missing("ohlll\nepoch 1/2  loss 1.3524 …\n", printed) == ["epoch 1/2  loss 1.3524 …"]
 
 

@@ -1,4 +1,4 @@
-"""Imports run one way: artifacts <- train <- export, artifacts <- serve; only the command line joins them."""
+"""Imports run one way: artifacts <- train <- export, artifacts <- serve <- export; only the command line joins them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALLOWED = {
     "artifacts": {"artifacts", "numpy"},
     "serve": {"artifacts", "serve", "numpy", "onnxruntime"},
     "train": {"artifacts", "train", "numpy", "torch", "safetensors", "pydantic", "rich", "tomli_w"},
-    "export": {"artifacts", "train", "export", "numpy", "torch", "onnx", "onnxruntime"},
+    "export": {"artifacts", "train", "serve", "export", "numpy", "torch", "onnx"},
     "ohlol": {"ohlol", "artifacts", "serve", "train", "export", "click"},
 }
 

@@ -101,13 +101,16 @@ class Network(nn.Module):
 class OneHot(nn.Module):
     """One number for each known character; padding and unknown are the zero vector."""
 
+    one: Tensor
+
     def __init__(self, characters: int) -> None:
         super().__init__()
         self.characters = characters
+        self.register_buffer("one", torch.ones(()), persistent=False)  # has the network's number type
 
     def forward(self, ids: Tensor) -> Tensor:
-        """`ids (B, T) int64` to `(B, T, V - 2) float32`."""
-        return functional.one_hot(ids, self.characters)[..., RESERVED:].float()
+        """`ids (B, T) int64` to `(B, T, V - 2)`, float32 unless the network was cast."""
+        return functional.one_hot(ids, self.characters)[..., RESERVED:] * self.one
 
 
 class Loop(nn.Module):

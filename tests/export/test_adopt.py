@@ -74,7 +74,7 @@ def logits_of(module, numbers, *, one_hot=0, time_first=False):
 
 def served(run, folder, text):
     """The probabilities of the exported file, through the proof, ONNX Runtime and the public face."""
-    assert export(run, folder / "bundle", ("onnx",)).passed
+    assert export(run, folder / "bundle", ("onnx",)).proof.passed
     return ohlol.load(folder / "bundle")(text)
 
 

@@ -184,6 +184,23 @@ def test_a_single_file(golden, tmp_path, models):
     assert alone.manifest.labels == models["words"].manifest.labels
 
 
+def test_many_rows_are_answered_by_the_file_for_them(golden, tmp_path):
+    """A batch of many texts goes through model.batch.onnx where there is one; the answers are the same."""
+    texts = [f"hello {k} ohlol" for k in range(40)]
+    whole = ohlol.load(golden / "files")
+    opened = []
+    whole._open_batch = lambda make=whole._open_batch: opened.append(1) or make()
+    shutil.copy(golden / "files" / Layout.onnx, tmp_path / Layout.onnx)
+    alone = ohlol.load(tmp_path / Layout.onnx)
+    expected, found = ([r.nats_per_character for r in model(texts)] for model in (alone, whole))
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert [r.next for r in whole(texts)] == [r.next for r in alone(texts)]
+    assert opened, "40 rows are many"
+    opened.clear()
+    whole(texts[:3])
+    assert opened == []
+
+
 def foreign_model(tmp_path, name, dtype):
     """A valid ONNX file that is none of ours, without the onnx package: one Identity node, as protobuf bytes."""
 

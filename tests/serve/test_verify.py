@@ -9,26 +9,62 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ohlol.artifacts.bundle import Layout, shipped
+from ohlol.artifacts.bundle import ONNX, Layout, open_bundle, shipped
 from ohlol.artifacts.errors import BundleError
 from ohlol.artifacts.files import sha256
+from ohlol.artifacts.onnx_file import read_tensor
 from ohlol.cli import main
-from ohlol.serve.verify import read_tensor, verify
+from ohlol.serve import runtimes
+from ohlol.serve.verify import verify
 
 
-@pytest.mark.parametrize("name", ["words", "classify", "lm"])
-def test_golden_bundles_hold(golden, name):
-    """What was proved where it was exported holds here."""
-    proof = verify(golden / name)
+@pytest.mark.parametrize("name", ["words", "classify", "lm", "files"])
+@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+def test_golden_bundles_hold(golden, name, runtime):
+    """What was proved where it was exported holds here, in each runtime: bundles of every released format."""
+    if runtime not in runtimes.installed():
+        pytest.skip(f"{runtime} is not installed")
+    proof = verify(golden / name, [runtime])
     assert proof.passed, proof.table()
-    assert len(proof.rows) == 9
+    contents = open_bundle(golden / name).contents
+    files = [file for file in ONNX if file in contents]
+    where = {Layout.text: "onnxruntime"}  # which knows strings alone
+    expected = [
+        (file, where.get(file, runtime)) for file in files for _ in range(10 if name == "files" else 9)
+    ]
+    assert [(row.file, row.runtime) for row in proof.rows] == expected
 
 
-def test_the_command(golden):
-    """Exit 0 and a table for a bundle that holds."""
+def test_the_command():
+    """Exit 0 and a line for each file of a bundle that holds."""
     result = CliRunner().invoke(main, ["verify", "hello"])
     assert result.exit_code == 0
-    assert result.stdout.count(" ok") == 9
+    lines = [line.split()[0] for line in result.stdout.splitlines() if line.endswith("  ok")]
+    assert lines == [Layout.onnx, Layout.stream, Layout.text]
+
+
+def test_runtimes_that_cannot_be_had(monkeypatch):
+    """An unknown one is named with those there are; one that is not installed, with what to install."""
+    result = CliRunner().invoke(main, ["verify", "hello", "--runtime", "tensorflow"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "expected one of onnxruntime, openvino" in result.stderr
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["verify", "hello", "--runtime", "openvino"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "pip install openvino" in result.stderr
+
+
+def test_a_file_of_lower_precision_is_held_to_its_own_data(golden, tmp_path):
+    """fp16 answers otherwise than model.onnx, and exactly as its own rounding says."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(golden / "files", folder)
+    manifest = json.loads((folder / Layout.manifest).read_text(encoding="utf-8"))
+    for other in (Layout.onnx, Layout.int8):  # another file of the same network in its place, digest and all
+        content = (folder / other).read_bytes()
+        (folder / Layout.half).write_bytes(content)
+        manifest["files"][Layout.half]["sha256"] = sha256(content)
+        (folder / Layout.manifest).write_text(json.dumps(manifest), encoding="utf-8")
+        assert {row.file for row in verify(folder).rows if not row.passed} == {Layout.half}
 
 
 def test_a_bundle_that_answers_otherwise(golden, tmp_path):
@@ -44,7 +80,7 @@ def test_a_bundle_that_answers_otherwise(golden, tmp_path):
     (folder / Layout.manifest).write_text(json.dumps(manifest))
     result = CliRunner().invoke(main, ["verify", str(folder)])
     assert result.exit_code == 1
-    assert "FAILED: `logits` differs" in result.stdout
+    assert "FAILED: model.onnx in onnxruntime, test_data_set_3 (9×16): `logits` differs" in result.stdout
 
 
 def test_tensors_are_read_as_onnx_writes_them():

@@ -1,1 +1,1 @@
-BprobabilitiesJV7ù9ÞÀ<ÛhÆ<Ž¢w?
+BprobabilitiesJ†z€;‡ëx?<€Æ:z¶<

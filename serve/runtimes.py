@@ -1,0 +1,91 @@
+"""The runtimes that can run an ONNX file on this machine: ONNX Runtime, and OpenVINO where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from ohlol.artifacts.errors import BundleError, InputError, OhlolError
+
+# Inputs by name to outputs by name.
+Run = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+
+RUNTIMES = ("onnxruntime", "openvino")
+MOST_THREADS = 1_024
+
+
+def installed() -> list[str]:
+    """The names of the runtimes that can be used here."""
+    return [name for name in RUNTIMES if find_spec(name)]
+
+
+def runtime_version(name: str) -> str:
+    return version(name)
+
+
+def run_in(runtime: str, onnx: bytes, where: str, *, threads: int = 1) -> Run:
+    """`onnx`, the bytes of a file that `where` names, ready to run in float32.
+
+    Raises `OhlolError` where the runtime is unknown or not installed, `BundleError` where it cannot open the
+    file.
+    """
+    if runtime not in RUNTIMES:
+        raise OhlolError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
+    if not find_spec(runtime):
+        raise OhlolError(f"runtime {runtime!r} is not installed: pip install {runtime}")
+    return (_in_openvino if runtime == "openvino" else _in_onnxruntime)(onnx, where, threads)
+
+
+def session(onnx: bytes, where: str, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime. Raises `BundleError` where it cannot open the file."""
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MOST_THREADS}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors come as exceptions; its warnings are not for our users
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise _cannot_open(f"ONNX Runtime {onnxruntime.__version__}", where, error) from error
+
+
+def _in_onnxruntime(onnx: bytes, where: str, threads: int) -> Run:
+    opened = session(onnx, where, threads)
+    names = [output.name for output in opened.get_outputs()]
+    return lambda feed: dict(zip(names, opened.run(names, feed), strict=True))
+
+
+def _in_openvino(onnx: bytes, where: str, threads: int) -> Run:
+    openvino: Any = import_module("openvino")
+    # Without the first it may compute in bfloat16, which moves recurrent models by tenths.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(onnx), "CPU", settings)
+    except Exception as error:  # whatever its C++ raises
+        raise _cannot_open(f"OpenVINO {version('openvino')}", where, error) from error
+    request = compiled.create_infer_request()
+    outputs = [list(output.names) for output in compiled.outputs]  # an output may have several names there
+
+    def run(feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        request.infer(feed)
+        return {
+            name: request.get_output_tensor(k).data.copy()
+            for k, names in enumerate(outputs)
+            for name in names
+        }
+
+    return run
+
+
+def _cannot_open(runtime: str, where: str, error: Exception) -> BundleError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return BundleError(f"{where}: {runtime} cannot open it ({reason}); export it again")
