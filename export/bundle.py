@@ -43,6 +43,7 @@ FORMATS = {
     "pt2": Layout.program,
 }
 USUAL = ("onnx", "torchscript", "stream", "text")
+HALF_LARGEST = float(np.finfo(np.float16).max)
 PRECISIONS: dict[str, Precision] = {Layout.half: "half", Layout.int8: "int8"}
 
 
@@ -178,6 +179,9 @@ def _not_possible(name: str, network: Network) -> str:
         return "a network that reads both ways has no state to go on from"
     if name == "batch" and network.cell == "rnn":
         return f"{Layout.onnx} of an RNN is the fastest for many rows already"
+    largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
+    if name == "fp16" and largest > HALF_LARGEST:
+        return f"a weight is {largest:,.0f}, and float16 ends at {HALF_LARGEST:,.0f}"
     return ""
 
 

@@ -156,6 +156,16 @@ def test_what_is_not_smaller_is_left_out(run, tmp_path):
     assert exported.left_out["batch"] == "model.onnx of an RNN is the fastest for many rows already"
 
 
+def test_a_weight_that_float16_cannot_hold(make):
+    """Rounded to infinity it would be another network: the file is left out, not proved wrong."""
+    network, _ = make("tag", "gru", False, 1)
+    assert bundle_module._not_possible("fp16", network) == ""
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[5] = -70_000
+    assert bundle_module._not_possible("fp16", network) == "a weight is 70,000, and float16 ends at 65,504"
+    assert bundle_module._not_possible("int8", network) == ""
+
+
 def test_a_bundle_is_proved_against_its_own_run_only(run, wide, tmp_path):
     """Another checkpoint is not what the bundle was made of, however alike."""
     export(run, tmp_path / "bundle", ("onnx",))
