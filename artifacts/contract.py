@@ -5,8 +5,9 @@ Specified in docs/contract.md. A name, type or shape here changes only with `VER
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 VERSION = 1
 OPSET = 18
@@ -18,11 +19,16 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Kind = Literal["model", "stream", "text"]  # text whole, in chunks, as strings
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# Rows in a batch from which `model.batch.onnx` is surely the faster one (docs/results.md). Of an LSTM it is
-# so only behind wide embeddings.
-MANY_ROWS = {"gru": 16}
-
 BATCH, TIME, CLASSES, STATES, HIDDEN = "batch", "time", "classes", "states", "hidden"
+
+
+def many_rows(network: Mapping[str, Any]) -> int:
+    """Rows in a batch from which `model.batch.onnx` is the faster one on the CPUs it was measured on; 0: never.
+
+    So for a GRU of 64 and more; below, and for an LSTM, it depends on the machine (docs/results.md).
+    """
+    hidden = network.get("hidden_size", 0)
+    return 32 if network.get("cell") == "gru" and isinstance(hidden, int) and hidden >= 64 else 0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ DIGEST = METADATA_PREFIX + "sha256"  # metadata: the digest of everything in the
 # TensorProto.DataType: name and bytes of a number.
 DTYPES = {1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 6: ("int32", 4), 7: ("int64", 8), 8: ("string", 0), 10: ("float16", 2)}  # fmt: skip
 READ = {"float32": np.dtype("<f4"), "int32": np.dtype("<i4")}
-DAMAGED = (IndexError, KeyError, ValueError, TypeError, RecursionError, OverflowError)
+DAMAGED = (IndexError, KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError)
+MOST_AXES = 8  # of a tensor of ours
 
 
 @dataclass
@@ -77,7 +78,7 @@ def summary(model: bytes, where: str) -> Summary:
                 found.opsets[opset.get(1, b"").decode()] = opset[2]
             elif number == 7:
                 _add_graph(content, found)
-    except (*DAMAGED, AttributeError) as error:
+    except DAMAGED as error:
         raise BundleError(f"{where}: not an ONNX file, or damaged ({error}); export it again") from error
     return found
 
@@ -118,6 +119,8 @@ def _tensor(data: bytes) -> tuple[str, str, list[int], bytes]:
             name = content.decode("utf-8")
         elif number == 9:
             raw = content
+    if len(dims) > MOST_AXES or any(not 0 <= size < 2**40 for size in dims):
+        raise ValueError(f"a tensor of {len(dims)} axes, the largest of {max(dims)}")
     return name, DTYPES[kind][0], dims, raw
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ohlol.artifacts import words
 from ohlol.artifacts.alphabet import Form
 from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import AdoptError
@@ -56,9 +57,17 @@ def adopt(
     """
     output = Path(output)
     may_write(output)
-    if isinstance(alphabet, Mapping) or isinstance(labels, Mapping):
+    for what, given in (("alphabet", alphabet), ("labels", labels)):
+        if isinstance(given, Mapping | Set | bytes) or not (given is None or isinstance(given, Sequence)):
+            raise AdoptError(
+                f"{what}: found {type(given).__name__}, expected a list in the order of the ids, such as "
+                "sorted(d, key=d.get) of a dict, with None for an id that is no character"
+            )
+    if alphabet is None or not all(c is None or isinstance(c, str) for c in alphabet):
+        raise AdoptError("alphabet: expected characters, in the order of the ids, with None for no character")
+    if label_scheme == words.SCHEME and set(labels or ()) != set(words.LABELS):
         raise AdoptError(
-            "alphabet or labels: found a dict, expected a list in the order of the ids: sorted(d, key=d.get)"
+            f"labels: found {list(labels or ())}, expected {', '.join(words.LABELS)} with label_scheme {label_scheme!r}"
         )
     ids = Ids(tuple(alphabet), unknown)
     theirs = _copy(module)
@@ -137,6 +146,11 @@ def _find(module: nn.Module) -> Found:
         if len(several) > 1:
             names = ", ".join(f"`{name}`" for name in several)
             raise AdoptError(f"{len(several)} {what}, {names}; expected one at most: {CAN_BE}")
+    parts = [part for own in (embeddings, recurrent, linears) for part in own.values()]
+    held = {id(weight) for part in parts for weight in part.parameters()}
+    for name, weight in module.named_parameters():
+        if id(weight) not in held:
+            raise AdoptError(f"`{name}` is a weight outside of these parts; {CAN_BE}")
     if not recurrent:
         raise AdoptError(f"{type(module).__name__}: no nn.RNN, nn.GRU or nn.LSTM in it; {CAN_BE}")
     return Found(
@@ -197,6 +211,12 @@ def _check_sizes(found: Found, parts: Parts, ids: Ids, labels: Sequence[str] | N
         raise AdoptError(
             f"alphabet: {len(ids)} ids, but `{name}` has {parts.ids} {what}; expected an entry for each id, in their "
             "order, with None for an id that is no character"
+        )
+    padding = found.embedding[1].padding_idx if found.embedding else None
+    if found.embedding and padding is not None and ids.characters[padding] is not None:
+        raise AdoptError(
+            f"alphabet: id {padding} is {ids.characters[padding]!r}, but it is the padding_idx of "
+            f"`{found.embedding[0]}`; expected None there: are the ids shifted?"
         )
     name = (found.linear or found.recurrent[-1])[0]
     expected = len(ids) if labels is None else len(labels)

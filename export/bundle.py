@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from onnx import numpy_helper
 
 from ohlol.artifacts import contract, run
 from ohlol.artifacts.bundle import ONNX, Bundle, Layout
-from ohlol.artifacts.errors import BundleError, CheckpointError, DataError, RecipeError
+from ohlol.artifacts.errors import BundleError, CheckpointError, DataError, OhlolError, RecipeError
 from ohlol.artifacts.files import new_folder, sha256, sha256_of_file
 from ohlol.artifacts.manifest import Entry, Manifest
 from ohlol.artifacts.parity import Case, Proof
@@ -56,19 +57,21 @@ class Exported:
 
 
 def export(
-    folder: Path,
-    out: Path,
-    formats: tuple[str, ...] = USUAL,
+    folder: str | Path,
+    out: str | Path,
+    formats: Iterable[str] = USUAL,
     which: str = run.Layout.best,
     data: Path | None = None,
 ) -> Exported:
     """Export the checkpoint `which` of the run `folder` to the bundle `out`, in the place of a bundle there.
 
-    `formats` are keys of `FORMATS`, "onnx" among them; those that this network cannot have are left out. For
-    "fp16" and "int8" the loss is measured on the recipe's data, which is looked for in `data`, if given.
-    Raises `CheckpointError`, `BundleError` (`out` holds what an export did not write) and `ProofError`
+    `formats` are keys of `FORMATS`; "onnx" is always written, and those that this network cannot have are left
+    out, which `left_out` of the result says. For "fp16" and "int8" the loss is measured on the recipe's data, which
+    is looked for in `data`, if given.
+    Raises `OhlolError` for an unknown format, `CheckpointError`, `BundleError` (`out` holds what an export did not write) and `ProofError`
     (an exported file answers otherwise than PyTorch; nothing is written).
     """
+    folder, out, formats = Path(folder), Path(out), chosen(formats)
     out = out.resolve() if out.name in ("", "..") else out  # "." has no name to exchange
     _may_replace(out)
     network, recipe, vocabulary, state = load_network(folder, which)
@@ -77,6 +80,9 @@ def export(
             f"{folder}: its training stopped before the first epoch was complete, so there is nothing to export; go on "
             "with it by `ohlol train ... --resume`"
         )
+    for key, weight in network.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise CheckpointError(f"{folder}: the weight {key} holds what is no finite number; train again")
     manifest = _manifest(folder, which, recipe, vocabulary, state)
     cases = proof.draw_cases(manifest.alphabet)
     contents: dict[str, bytes] = {}
@@ -90,6 +96,9 @@ def export(
             left_out[name] = reason
             continue
         content = _content(file, network, manifest)
+        if file == Layout.batch and content == contents[Layout.onnx]:
+            left_out[name] = f"{Layout.onnx} of this network is in that form already"
+            continue
         measured = {}
         if file in PRECISIONS:
             whole = contents[Layout.onnx]
@@ -125,6 +134,17 @@ def export(
     return Exported(proved, {name: reason for name, reason in left_out.items() if reason})
 
 
+def chosen(formats: Iterable[str]) -> tuple[str, ...]:
+    """The names of formats as they are written, "onnx" among them. Raises `OhlolError` for one that is unknown."""
+    names = tuple(FORMATS) if formats == "all" else (formats,) if isinstance(formats, str) else tuple(formats)
+    for name in names:
+        if name not in FORMATS:
+            near = difflib.get_close_matches(name, FORMATS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected any of {', '.join(FORMATS)}"
+            raise OhlolError(f"formats: found {name!r}; {hint}")
+    return tuple(name for name in FORMATS if name in names or name == "onnx")
+
+
 def prove_again(bundle: Bundle, folder: Path, use: Sequence[str]) -> Proof:
     """The proof of a bundle's ONNX files in the runtimes `use`, against the run it was made of, on other batches.
 
@@ -146,8 +166,10 @@ def prove_again(bundle: Bundle, folder: Path, use: Sequence[str]) -> Proof:
     claims = [proof.eager(network, alphabet)]
     for name in ONNX:
         if name in bundle.contents:
-            found_claims = _claims(name, bundle.contents[name], bundle.manifest)
-            claims += [claim for claim in found_claims if claim.runtime in use]
+            precision = PRECISIONS.get(name, "single")
+            claims += proof.onnx_claims(
+                name, bundle.contents[name], ONNX[name], bundle.manifest, precision, use
+            )
     return proof.prove(network, alphabet, claims, proof.draw_cases(alphabet, seed=1))
 
 

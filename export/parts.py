@@ -107,6 +107,18 @@ class Ids:
         """N."""
         return len(self.characters)
 
+    def described(self) -> str:
+        """What was taken for what: a shifted alphabet shows here."""
+        none = sum(character is None for character in self.characters)
+        known = [(k, c) for k, c in enumerate(self.characters) if c is not None]
+        ends = (
+            f"{known[0][0]} is {known[0][1]!r}, {known[-1][0]} is {known[-1][1]!r}"
+            if known
+            else "no character"
+        )
+        unknown = "none" if self.unknown is None else self.unknown
+        return f"{len(self)}, of which {none} are no characters; {ends}; for unknown characters: {unknown}"
+
     def alphabet(self, normalisation: Form) -> Alphabet:
         return Alphabet("".join(c for c in self.characters if c is not None), normalisation)
 

@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 # GRU: r z n -> z r h; LSTM: i f g o -> i o f c. So the gates that have a sigmoid stand together.
 GATES = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
 TABLE = 2**20  # numbers in the largest table of the first layer's products, made when the file is loaded
-ONE_HOT = 512  # characters in the largest alphabet whose one-hot vectors stand in the file
+ONE_HOT = 128  # characters in the largest alphabet whose one-hot vectors stand in the file
 # A hidden state lies between -1 and 1, so its step in int8 is the same whatever else is in the batch.
 STEP, ZERO = np.array(1 / 127, dtype=np.float32), np.array(128, dtype=np.uint8)
 

@@ -55,6 +55,7 @@ def adopt_state_dict(path: Path, recipe_path: Path, output: Path, unknown: int |
         shapes = [{name: tensor.shape for name, tensor in some.items()} for some in (own, found)]
         _refuse(path, [_wrong(name, *(some.get(name) for some in shapes)) for name in sorted(own | found)])
         weights: Weights = found
+        ids = Ids((None, None, *alphabet.characters), RESERVED - 1)
     else:
         parts = _parts(path, recipe, found)
         ids = _ids(path, parts, alphabet, unknown)
@@ -66,7 +67,7 @@ def adopt_state_dict(path: Path, recipe_path: Path, output: Path, unknown: int |
             )
         model, weights = converted(parts, ids, task)
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=model)})
-    source = {"file": path.name, "sha256": sha256_of_file(path)}
+    source = {"file": path.name, "sha256": sha256_of_file(path), "ids": ids.described()}
     network = as_ours(recipe, vocabulary, weights)
     write_run(output, recipe, vocabulary, network, source, str(recipe_path.parent.resolve()))
     return output

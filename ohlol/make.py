@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 import ohlol
+from ohlol.artifacts.errors import OhlolError
 
 if TYPE_CHECKING:
     from ohlol.train.metrics import Metrics
@@ -188,19 +189,17 @@ def export(
         raise click.UsageError(
             "--state-dict needs --recipe RECIPE, which says what network the weights are of"
         )
-    from ohlol.export.bundle import FORMATS
+    from ohlol.export.bundle import chosen
     from ohlol.export.bundle import export as export_run
 
-    chosen = tuple(FORMATS) if formats == "all" else tuple(formats.split(","))
-    if "onnx" not in chosen or not set(chosen) <= set(FORMATS):
-        known = ", ".join(FORMATS)
-        raise click.BadParameter(
-            f"found {formats!r}, expected onnx and any of {known}, with commas between, or all",
-            param_hint="--formats",
-        )
+    names = formats if formats == "all" else [name.strip() for name in formats.split(",")]
+    try:
+        files = chosen(names)
+    except OhlolError as error:
+        raise click.BadParameter(str(error), param_hint="--formats") from error
     with _run_of(run, weights, recipe, unknown) as folder:
         bundle = output or (run or cast(Path, weights).parent) / "bundle"
-        exported = export_run(folder, bundle, chosen, checkpoint, data)
+        exported = export_run(folder, bundle, files, checkpoint, data)
     click.echo(exported.proof.table(), err=True)
     for name, reason in exported.left_out.items():
         click.echo(f"left out: {name}: {reason}", err=True)
@@ -216,9 +215,12 @@ def _run_of(
         yield cast(Path, run)
         return
     from ohlol.export.state_dict import adopt_state_dict
+    from ohlol.train.checkpoint import load_state
 
     with tempfile.TemporaryDirectory() as folder:
-        yield adopt_state_dict(weights, recipe, Path(folder) / "run", unknown)
+        adopted = adopt_state_dict(weights, recipe, Path(folder) / "run", unknown)
+        click.echo(f"ids: {load_state(adopted)[0].digests['weights']['ids']}", err=True)
+        yield adopted
 
 
 def _print_metrics(splits: dict[str, Metrics]) -> None:

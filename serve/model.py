@@ -45,7 +45,7 @@ class Model(ABC, Generic[R]):
         self._labels = np.array(manifest.labels, dtype=object)
         self._session = _checked_session(onnx, manifest, where, threads)
         # The same model in the form for many rows; opened when a batch has as many.
-        self._many_rows = contract.MANY_ROWS.get(manifest.network.get("cell", ""), 0) if batch else 0
+        self._many_rows = contract.many_rows(manifest.network) if batch else 0
         self._open_batch = cache(
             lambda: _checked_session(batch or b"", manifest, f"{where} ({Layout.batch})", threads)
         )
@@ -208,7 +208,7 @@ def of_file(
 def read_manifest(onnx: bytes, where: str) -> tuple[Manifest, Kind]:
     """The facts inside an `.onnx` file, checked against its digest, and its kind. Raises `BundleError`."""
     opened = session(onnx, where)
-    metadata = opened.get_modelmeta().custom_metadata_map
+    metadata = _metadata(opened, where)
     manifest = Manifest.from_metadata(metadata, where)
     check_digest(onnx, metadata, where)
     names = {tensor.name for tensor in opened.get_inputs()}
@@ -230,9 +230,28 @@ def batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
+def _metadata(session: InferenceSession, where: str) -> dict[str, str]:
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{where}: its metadata is damaged ({error}); copy or export it again") from error
+
+
+def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
+    """Raise `BundleError` where a file of a bundle is of another kind, damaged, or says other facts."""
+    inside, found = read_manifest(onnx, where)
+    if found != kind:
+        raise BundleError(f"{where}: it is the {found} file of a bundle, expected {kind}; export it again")
+    for name, value in manifest.facts(kind).items():
+        if inside.facts(kind)[name] != value:
+            raise BundleError(
+                f"{where}: `{name}` differs from the manifest's; copy or export the bundle again"
+            )
+
+
 def _checked_session(onnx: bytes, manifest: Manifest, where: str, threads: int) -> InferenceSession:
     opened = session(onnx, where, threads)
-    check_digest(onnx, opened.get_modelmeta().custom_metadata_map, where)
+    check_digest(onnx, _metadata(opened, where), where)
     _check_contract(opened, manifest, where)
     _check_facts(opened, manifest, where)
     return opened
@@ -266,7 +285,7 @@ def _check_contract(session: InferenceSession, manifest: Manifest, where: str) -
 
 def _check_facts(session: InferenceSession, manifest: Manifest, where: str) -> None:
     """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
-    inside = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map, where).facts()
+    inside = Manifest.from_metadata(_metadata(session, where), where).facts()
     for name, value in manifest.facts().items():
         if inside[name] != value:
             raise BundleError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ from ohlol.serve.runtimes import Run
 
 Answer = Callable[[Case], Arrays]
 
+WRONG = -2  # no label
 PRIVATE = 0xF8FF  # stands for what no string can hold
 
 
@@ -41,7 +43,7 @@ def _in_chunks(run: Run, manifest: Manifest) -> Answer:
     """Rows of one length together, cut at random places, the state carried from chunk to chunk."""
 
     def in_chunks(case: Case) -> Arrays:
-        random = np.random.default_rng(len(case.name))
+        random = np.random.default_rng(zlib.crc32(case.name.encode()))
         B, T = case.codepoints.shape
         found = {}
         for tensor in contract.outputs(manifest.task):
@@ -56,7 +58,7 @@ def _in_chunks(run: Run, manifest: Manifest) -> Answer:
             while start < length:
                 stop = min(length, start + int(random.integers(1, 12)))
                 chunk = run({"codepoints": case.codepoints[rows, start:stop], "state": state})
-                state = chunk["next_state"]
+                state = _as_in_contract(chunk, manifest, len(rows), stop - start)["next_state"]
                 for name, answers in found.items():
                     answers[rows if manifest.task == "classify" else (rows, slice(start, stop))] = chunk[name]
                 start = stop
@@ -65,9 +67,24 @@ def _in_chunks(run: Run, manifest: Manifest) -> Answer:
     return in_chunks
 
 
+def _as_in_contract(chunk: Arrays, manifest: Manifest, B: int, T: int) -> Arrays:
+    """Raises `ValueError` where an output has another shape or type: numpy would fit it in without a word."""
+    for tensor in contract.outputs(manifest.task, "stream"):
+        sizes = {contract.BATCH: B, contract.TIME: T}
+        shape = tuple(int(sizes.get(str(axis), axis)) for axis in manifest.shape(tensor))
+        found = chunk[tensor.name]
+        if (found.shape, found.dtype) != (shape, np.dtype(tensor.dtype)):
+            raise ValueError(
+                f"`{tensor.name}` is {found.dtype} {found.shape}, expected {tensor.dtype} {shape}"
+            )
+    return chunk
+
+
 def _as_strings(run: Run, manifest: Manifest) -> Answer:
     """Code points that no string can hold are exchanged for another one that is unknown."""
-    unknown = next(p for p in range(PRIVATE, 0, -1) if chr(p) not in manifest.alphabet.characters)
+    known = {ord(character) for character in manifest.alphabet.characters}
+    free = (p for p in (*range(PRIVATE, 0xDFFF, -1), *range(0xD7FF, 0, -1)) if p not in known)
+    unknown = next(free)
     labels = manifest.labels or ("", "", *manifest.alphabet.characters)
     ids = {label: number for number, label in reversed(list(enumerate(labels)))}
 
@@ -83,9 +100,9 @@ def _as_strings(run: Run, manifest: Manifest) -> Answer:
         T = case.codepoints.shape[1]
         missing = T - numbers.shape[1]  # it is as wide as the longest text
         inside = np.arange(T) < case.lengths[:, None]
-        answers["label_ids"] = np.where(
-            inside, np.pad(numbers, ((0, 0), (0, missing)), constant_values=-1), -1
-        )
+        answers["label_ids"] = np.pad(numbers, ((0, 0), (0, missing)), constant_values=-1)
+        padding = found["labels"][~inside[:, : numbers.shape[1]]]
+        answers["label_ids"][~inside] = -1 if (padding == "").all() else WRONG
         answers["probabilities"] = np.pad(found["probabilities"], ((0, 0), (0, missing), (0, 0)))
         return answers
 

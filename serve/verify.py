@@ -15,7 +15,7 @@ from ohlol.artifacts.errors import BundleError
 from ohlol.artifacts.onnx_file import read_tensor
 from ohlol.artifacts.parity import INT8_TOLERANCE, TOLERANCE, Arrays, Case, Proof, compare
 from ohlol.serve import replay, runtimes
-from ohlol.serve.model import of_bundle
+from ohlol.serve.model import check_file, of_bundle
 
 ORACLE = "the bundle's test data: the PyTorch network in float64, when the bundle was made"
 
@@ -33,6 +33,7 @@ def verify(path: str | Path, use: Sequence[str] = ("onnxruntime",)) -> Proof:
     for name, kind in ONNX.items():
         if name not in bundle.contents:
             continue
+        check_file(bundle.contents[name], kind, manifest, str(bundle.path / name))
         cases = _test_data(bundle, Layout.expected.get(name, Layout.expected[Layout.onnx]))
         if not cases:
             raise BundleError(f"{bundle.path}: holds no test data to verify {name} by; export it again")
@@ -44,7 +45,8 @@ def verify(path: str | Path, use: Sequence[str] = ("onnxruntime",)) -> Proof:
                 compare(name, runtime, case, answer(case), expected, names, tolerance)
                 for case, expected in cases
             ]
-    return Proof(ORACLE, rows, {name: runtimes.runtime_version(name) for name in (*use, "numpy")})
+    used = dict.fromkeys([*(row.runtime for row in rows), "numpy"])
+    return Proof(ORACLE, rows, {name: runtimes.runtime_version(name) for name in used})
 
 
 def _test_data(bundle: Bundle, prefix: str) -> list[tuple[Case, Arrays]]:
@@ -68,10 +70,28 @@ def _test_data(bundle: Bundle, prefix: str) -> list[tuple[Case, Arrays]]:
                     f"{', '.join(groups[group])}; export it again"
                 )
         case = Case(folder, given["codepoints"], given["lengths"])
+        _check_data(case, expected, bundle, f"{bundle.path / folder}")
         if task == "lm":
             expected["label_ids"] = _next(expected["logits"], case)
         cases.append((case, expected))
     return cases
+
+
+def _check_data(case: Case, expected: Arrays, bundle: Bundle, where: str) -> None:
+    """Raise `BundleError` where test data is outside of the contract: a runtime may end the process by it."""
+    points, lengths = case.codepoints, case.lengths
+    B, T = points.shape if points.ndim == 2 else (0, 0)
+    right = points.dtype == lengths.dtype == np.int32 and lengths.shape == (B,) and B > 0 < T
+    right = right and bool((lengths >= 1).all() and (lengths <= T).all())
+    for tensor in contract.outputs(bundle.manifest.task):
+        sizes = {contract.BATCH: B, contract.TIME: T}
+        shape = tuple(sizes.get(str(axis), axis) for axis in bundle.manifest.shape(tensor))
+        found = expected[tensor.name]
+        right = right and (found.shape, found.dtype) == (shape, np.dtype(tensor.dtype))
+    if not right:
+        raise BundleError(
+            f"{where}: its shapes, types or lengths are not those of the contract; export it again"
+        )
 
 
 def _next(logits: NDArray[np.float32], case: Case) -> NDArray[np.int32]:

@@ -431,7 +431,7 @@ def test_what_cannot_be_adopted_is_refused_by_name(name, tmp_path):
         ({"alphabet": ["e", "h", "ll", "o"]}, "id 2 is 'll', expected one code point"),
         ({"alphabet": "ehho"}, "'h' stands there more than once"),
         ({"alphabet": [None] * 4}, "found no character"),
-        ({"alphabet": {"e": 0, "h": 1, "l": 2, "o": 3}}, "found a dict"),
+        ({"alphabet": {"e": 0, "h": 1, "l": 2, "o": 3}}, "found dict, expected a list"),
         ({"unknown": 4}, "found id 4, expected one from 0 to 3"),
         ({"unknown": 2}, "id 2 is the character 'l'"),
         ({"labels": ["a", "a", "b", "c"]}, "a label stands there twice"),

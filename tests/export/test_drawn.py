@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -57,9 +58,12 @@ def batches(draw, alphabet):
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data(), described=networks())
 def test_drawn_networks_and_batches(data, described, make, write, claims):
-    """Every ONNX file, in every runtime there is, and both of PyTorch's."""
+    """Every ONNX file, in every runtime there is, and TorchScript; weights as they are made, or larger."""
     network, manifest = make(**described)
-    files = [Layout.onnx, Layout.batch, Layout.half, Layout.text, Layout.torchscript]
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(data.draw(st.sampled_from([1, 2])))
+    files = [Layout.onnx, Layout.batch, Layout.half, Layout.int8, Layout.text, Layout.torchscript]
     files += [] if described["two_way"] else [Layout.stream]
     claimed = [claim for file in files for claim in claims(file, write(file, network, manifest), manifest)]
     case = data.draw(batches(manifest.alphabet))

@@ -11,7 +11,8 @@ import torch
 
 from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.bundle import Layout
-from ohlol.export import proof, recurrent
+from ohlol.artifacts.errors import ProofError
+from ohlol.export import nodes, proof, recurrent
 
 ALPHABET = Alphabet("ehlo")
 GRAPHS = (Layout.onnx, Layout.batch, Layout.half, Layout.int8)
@@ -205,3 +206,38 @@ def test_a_wrong_page_table_is_caught_for_any_character(make, write, claims):
         whole = Alphabet(characters)
         table = proof.prove(network, whole, found, proof.draw_cases(whole)[:7])
         assert "every character" in {row.case for row in table.rows if not row.passed}
+
+
+def test_names_after_a_texts_end_are_caught(make, write, claims):
+    """text.onnx that goes on naming labels where a shorter text has ended."""
+
+    def unmasked(model):
+        node = next(node for node in model.graph.node if node.op_type == "Where")
+        node.op_type, node.input[:] = "Identity", [node.input[1]]
+
+    found = failing(make, write, claims, Layout.text, "gru", edit=unmasked)
+    assert "ragged rows" in found
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"), [("logits", onnx.TensorProto.DOUBLE), ("label_ids", onnx.TensorProto.INT64)]
+)
+def test_another_type_in_chunks_is_caught(output, kind, make, write, claims):
+    """Chunks put together by numpy would fit any type in without a word."""
+
+    def cast(model):
+        for node in model.graph.node:
+            node.input[:] = ["own" if name == output else name for name in node.input]
+            node.output[:] = ["own" if name == output else name for name in node.output]
+        model.graph.node.append(onnx.helper.make_node("Cast", ["own"], [output], name="cast", to=kind))
+        next(o for o in model.graph.output if o.name == output).type.tensor_type.elem_type = kind
+
+    assert len(failing(make, write, claims, Layout.stream, "gru", False, edit=cast)) >= 8
+
+
+def test_rounding_that_is_too_coarse_is_caught(monkeypatch, make, write, claims):
+    """The graph and its oracle round weights by the same function, so that function is held apart from both."""
+    real = nodes.quantised
+    monkeypatch.setattr(nodes, "quantised", lambda rows: (real(rows)[0] * 0, real(rows)[1]))
+    with pytest.raises(ProofError, match="a weight is rounded further than int8 has to"):
+        failing(make, write, claims, Layout.int8, "gru")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ohlol
+from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.bundle import Layout, shipped
 from ohlol.artifacts.errors import BundleError, InputError
@@ -184,8 +185,12 @@ def test_a_single_file(golden, tmp_path, models):
     assert alone.manifest.labels == models["words"].manifest.labels
 
 
-def test_many_rows_are_answered_by_the_file_for_them(golden, tmp_path):
-    """A batch of many texts goes through model.batch.onnx where there is one; the answers are the same."""
+def test_many_rows_are_answered_by_the_file_for_them(golden, tmp_path, monkeypatch):
+    """A batch of many texts goes through model.batch.onnx where that is the faster one; the answers are the same."""
+    assert contract.many_rows({"cell": "gru", "hidden_size": 64}) == 32
+    assert contract.many_rows({"cell": "gru", "hidden_size": 8}) == 0
+    assert contract.many_rows({"cell": "lstm", "hidden_size": 64}) == 0
+    monkeypatch.setattr(contract, "many_rows", lambda network: 16)
     texts = [f"hello {k} ohlol" for k in range(40)]
     whole = ohlol.load(golden / "files")
     opened = []

@@ -46,8 +46,8 @@ def test_the_command():
 def test_runtimes_that_cannot_be_had(monkeypatch):
     """An unknown one is named with those there are; one that is not installed, with what to install."""
     result = CliRunner().invoke(main, ["verify", "hello", "--runtime", "tensorflow"])
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "expected one of onnxruntime, openvino" in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'onnxruntime', 'openvino'" in result.stderr
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
     result = CliRunner().invoke(main, ["verify", "hello", "--runtime", "openvino"])
     assert (result.exit_code, result.stdout) == (1, "")
@@ -95,3 +95,67 @@ def test_damaged_tensors_are_refused(data):
     """One message that names the file."""
     with pytest.raises(BundleError, match="here: not a tensor"):
         read_tensor(data, "here")
+
+
+def resealed(golden, tmp_path, name, change):
+    """The golden bundle `files` with one file changed, and its digest in the manifest too."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(golden / "files", folder)
+    content = change((folder / name).read_bytes())
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / Layout.manifest).read_text(encoding="utf-8"))
+    manifest["files"][name]["sha256"] = sha256(content)
+    (folder / Layout.manifest).write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+def tensor(array, name):
+    """An ONNX tensor of int32 as bytes."""
+    dims = b"".join(bytes([8, size]) for size in array.shape)
+    raw = array.astype("<i4").tobytes()
+    return dims + b"\x10\x06B" + bytes([len(name)]) + name + b"J" + bytes([len(raw)]) + raw
+
+
+@pytest.mark.parametrize(
+    ("file", "array"),
+    [
+        ("input_0.pb", np.zeros((0, 3))),
+        ("input_0.pb", np.zeros(3)),
+        ("input_1.pb", np.array([10**9])),
+        ("input_1.pb", np.array([0])),
+        ("input_1.pb", np.array([[1]])),
+        ("output_0.pb", np.array(1)),
+    ],
+)
+def test_test_data_outside_of_the_contract_is_refused(golden, tmp_path, file, array):
+    """No rows would end the process, a length beyond the row would never end: one message, before anything runs."""
+    names = {"input_0.pb": b"codepoints", "input_1.pb": b"lengths", "output_0.pb": b"logits"}
+    place = f"test_data_set_0/{file}"
+    folder = resealed(golden, tmp_path, place, lambda content: tensor(array, names[file]))
+    with pytest.raises(BundleError, match=r"test_data_set_0: its shapes, types or lengths"):
+        verify(folder)
+
+
+def test_every_file_is_checked_for_kind_and_facts(golden, tmp_path):
+    """Not only model.onnx: a stream file under another name, or other labels inside text.onnx."""
+    stream = (golden / "files" / Layout.stream).read_bytes()
+    folder = resealed(golden, tmp_path, Layout.batch, lambda content: stream)
+    with pytest.raises(BundleError, match="it is the stream file of a bundle, expected model"):
+        verify(folder)
+    shutil.rmtree(folder)
+    other = (golden / "lm" / Layout.onnx).read_bytes()  # of the same kind, with another alphabet or network
+    folder = resealed(golden, tmp_path, Layout.half, lambda content: other)
+    with pytest.raises(BundleError, match="differs from the manifest's"):
+        verify(folder)
+
+
+def test_metadata_that_is_no_text_is_refused(golden, tmp_path):
+    """One byte in the metadata of a file, which its digest does not cover."""
+    content = bytearray((golden / "files" / Layout.onnx).read_bytes())
+    content[content.index(b'"characters"') + 1] = 0xFF
+    path = tmp_path / "x.onnx"
+    path.write_bytes(bytes(content))
+    for command in ("inspect", "predict"):
+        result = CliRunner().invoke(main, [command, str(path), *(["he"] if command == "predict" else [])])
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "its metadata is damaged" in result.stderr
