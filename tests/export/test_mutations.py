@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cached_property
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -165,15 +166,20 @@ def test_a_twin_of_another_network_is_caught(file, make, write, claims):
     assert not table.passed
 
 
-@pytest.mark.parametrize("weight", ["layer0.0.R.scale", "layer1.1.W.scale", "head.scale"])
-def test_a_wrong_scale_in_int8_is_caught(weight, make, write, claims):
-    """Its tolerance is wider, but not so wide that another network passes."""
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("weight", ["layer0.0.R", "layer1.1.W", "head"])
+def test_a_wrong_scale_in_int8_is_caught(weight, cell, make, write, claims):
+    """Its tolerance is wider, for single steps of rounding; a number that is 5 % off moves every answer a little."""
+    part = "zr" if cell == "gru" and weight != "head" else ""
 
     def wrong(model):
-        scale = next(tensor for tensor in model.graph.initializer if tensor.name == weight)
-        scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * 4, weight))
+        name = f"{weight}{part}.scale"
+        scale = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        scale.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.05), name)
+        )
 
-    assert len(failing(make, write, claims, Layout.int8, "lstm", edit=wrong)) >= 8
+    assert len(failing(make, write, claims, Layout.int8, cell, edit=wrong)) >= 8
 
 
 def test_labels_exchanged_in_text_are_caught(make, write, claims):
