@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -67,11 +67,8 @@ class Alphabet:
             )
 
     @classmethod
-    def of(cls, texts: Iterable[str], normalisation: Form = "NFC", min_count: int = 1) -> Alphabet:
-        """The characters that occur at least `min_count` times in `texts`, which are normalised already."""
-        counts: Counter[str] = Counter()
-        for text in texts:
-            counts.update(text)
+    def of(cls, counts: Mapping[str, int], normalisation: Form = "NFC", min_count: int = 1) -> Alphabet:
+        """The characters of normalised texts that occur at least `min_count` times there."""
         known = sorted(c for c, n in counts.items() if n >= min_count and _can_be_known(c))
         return cls("".join(known), normalisation)
 

@@ -24,6 +24,7 @@ class Layout:
     model = "model.safetensors"  # in last/ and best/
     optimizer = "optimizer.safetensors"  # in last/: what resuming needs, with state
     state = "state.json"
+    lock = ".lock"  # held while a process trains
 
 
 NAMES = frozenset(name for key, name in vars(Layout).items() if not key.startswith("_"))

@@ -28,7 +28,7 @@ from ohlol.export.proof import Claim
 from ohlol.serve.model import of_file
 from ohlol.train.checkpoint import State, load_network
 from ohlol.train.data import Split, data_folders, load_split
-from ohlol.train.evaluate import evaluate_results
+from ohlol.train.evaluate import evaluate_model
 from ohlol.train.network import Network
 from ohlol.train.recipe import Recipe
 
@@ -233,11 +233,8 @@ def _split(recipe: Recipe, vocabulary: Vocabulary, data: Path | None, trained_on
 def _loss(manifest: Manifest, whole: bytes, low: bytes, name: str, split: Split) -> dict[str, Any]:
     """The metrics of a file of lower precision, and each one's difference from `model.onnx`'s."""
     vocabulary = Vocabulary(manifest.alphabet, manifest.labels, manifest.label_scheme)
-    texts = [example.text for example in split.examples]
     before, after = (
-        evaluate_results(
-            of_file(manifest, content, "an exported file")(texts), split, vocabulary, manifest.task
-        )
+        evaluate_model(of_file(manifest, content, "an exported file"), split, vocabulary, manifest.task)
         for content in (whole, low)
     )
     return {"split": name, "metrics": after, "change": {key: after[key] - before[key] for key in after}}

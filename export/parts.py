@@ -19,7 +19,8 @@ from ohlol.artifacts.files import new_folder
 from ohlol.artifacts.run import Vocabulary
 from ohlol.train.checkpoint import State, new_network, save_last, save_weights
 from ohlol.train.network import Network
-from ohlol.train.recipe import Recipe
+from ohlol.train.optimise import Optimiser
+from ohlol.train.recipe import Recipe, Train
 
 Weights = dict[str, Tensor]
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of one direction of one layer, as PyTorch has them
@@ -225,6 +226,6 @@ def write_run(
     with new_folder(folder.resolve()) as part:
         save_weights(network, part / run.Layout.best)
         # An optimizer that has done nothing yet: `last/` is as before the first step.
-        save_last(network, torch.optim.SGD(network.parameters()), state, part)
+        save_last(network, Optimiser(network, Train(optimizer="sgd"), 0), state, part)
         (part / run.Layout.recipe).write_text(recipe.to_toml(), encoding="utf-8")
         vocabulary.save(part)

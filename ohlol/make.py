@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
@@ -96,8 +97,13 @@ def train(
     parts = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
     sizes = ", ".join(f"{len(part.rows):,} {name}" for name, part in parts.items() if part)
     alphabet = len(dataset.vocabulary.alphabet.characters)
-    click.echo(f"{sizes} rows; {alphabet:,} characters, {len(dataset.vocabulary.labels):,} labels", err=True)
+    if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, one speaks
+        click.echo(
+            f"{sizes} rows; {alphabet:,} characters, {len(dataset.vocabulary.labels):,} labels", err=True
+        )
     ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=progress())
+    if not ended.first:
+        sys.exit(1 if ended.interrupted else 0)
     if ended.interrupted:
         state = ended.state
         again = ["ohlol", "train", str(recipe), "-o", str(folder), "--resume"]
@@ -122,7 +128,7 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
     """The task's metrics, on a run or on a bundle alike."""
     from ohlol.artifacts.run import Vocabulary, is_run
     from ohlol.train.data import data_folders, load_split
-    from ohlol.train.evaluate import evaluate_network, evaluate_results
+    from ohlol.train.evaluate import evaluate_model, evaluate_network
     from ohlol.train.recipe import Recipe
 
     if is_run(Path(path)):
@@ -137,8 +143,7 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
     vocabulary = Vocabulary(facts.alphabet, facts.labels, facts.label_scheme)
     recipe = Recipe.parse(facts.provenance.get("recipe", {}), f"the recipe in {path}")
     part = load_split(recipe, vocabulary, split, *data_folders(data, Path()))
-    results = model(example.text for example in part.examples)
-    _print_metrics({split: evaluate_results(results, part, vocabulary, facts.task)})
+    _print_metrics({split: evaluate_model(model, part, vocabulary, facts.task)})
 
 
 @click.command()

@@ -10,7 +10,7 @@ import pytest
 import ohlol
 from ohlol.export.bundle import export
 from ohlol.train.data import load
-from ohlol.train.evaluate import evaluate_results
+from ohlol.train.evaluate import evaluate_model
 from ohlol.train.loop import finish, train
 from ohlol.train.recipe import Recipe
 
@@ -29,8 +29,7 @@ def pipeline(recipes, real_data, tmp_path):
         export(tmp_path / "run", tmp_path / "bundle")
         model = ohlol.load(tmp_path / "bundle")
         split = data.test or data.dev
-        answers = model(example.text for example in split.examples)
-        by_bundle = evaluate_results(answers, split, data.vocabulary, recipe.task.kind)
+        by_bundle = evaluate_model(model, split, data.vocabulary, recipe.task.kind)
         by_network = results["test" if data.test else "dev"]
         assert by_bundle == pytest.approx(by_network, abs=2e-4)
         return model, by_bundle

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -18,7 +16,10 @@ from ohlol.artifacts.errors import CheckpointError, RecipeError
 from ohlol.artifacts.files import new_file, new_folder
 from ohlol.artifacts.run import Layout, Vocabulary, checkpoint, require
 from ohlol.train.network import Network
+from ohlol.train.optimise import Optimiser
 from ohlol.train.recipe import Recipe
+
+Carried = list[list[Tensor]] | None  # for each layer, one tensor `(1, B, H)`, or two for an LSTM
 
 
 @dataclass
@@ -28,52 +29,54 @@ class State:
     epoch: int = 0  # epochs that are complete
     step: int = 0  # batches done of the next one
     loss: float = 0.0  # summed over that epoch's batches, weighted by `weight`
-    weight: int = 0
+    weight: float = 0.0
     best_epoch: int = 0
     best_value: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     digests: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     data_folder: str = ""  # where the data lay on this machine; not part of a bundle
-    random: str = ""  # torch's CPU generator, base64
+    seconds: float = 0.0  # spent in training, over all its starts
 
 
 def save_weights(network: Network, folder: Path) -> None:
     """Write a checkpoint that can be exported but not resumed."""
     with new_folder(folder) as part:
-        _save(_weights(network), part / Layout.model)
+        _save(_contents(network.state_dict()), part / Layout.model)
 
 
-def save_last(network: Network, optimizer: torch.optim.Optimizer, state: State, folder: Path) -> None:
-    """Write `last/`, whole or not at all, and the run's `metrics.jsonl`."""
-    state.random = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
-    tensors, numbers = _flat(optimizer.state_dict()["state"])
+def save_last(
+    network: Network, optimiser: Optimiser, state: State, folder: Path, carried: Carried = None
+) -> None:
+    """Write `last/`, whole or not at all, and the run's `metrics.jsonl`.
+
+    `carried` is what the rows of running text end in, in the middle of an epoch: `Network.carry`'s state.
+    """
+    tensors, numbers = optimiser.state()
+    tensors |= {f"carried.{n}.{k}": part for n, own in enumerate(carried or ()) for k, part in enumerate(own)}
     with new_folder(folder / Layout.last) as part:
-        _save(_weights(network), part / Layout.model)
-        _save(tensors, part / Layout.optimizer)
+        _save(_contents(network.state_dict()), part / Layout.model)
+        _save(_contents(tensors), part / Layout.optimizer)
         facts = {**asdict(state), "optimizer": numbers}
         (part / Layout.state).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     with new_file(folder / Layout.metrics) as file:
         file.write("".join(json.dumps(record) + "\n" for record in state.history))
 
 
-def load_last(network: Network, optimizer: torch.optim.Optimizer, folder: Path) -> State:
-    """Put network, optimizer and torch's generator back to where `last/` was written."""
+def load_last(network: Network, optimiser: Optimiser, folder: Path) -> tuple[State, Carried]:
+    """Put network and optimiser back to where `last/` was written. Raises `CheckpointError`."""
     last = checkpoint(folder, Layout.last)
     load_weights(network, last)
     state, numbers = load_state(folder)
-    tensors = read_tensors(last / Layout.optimizer)
-    entries: dict[int, dict[str, Any]] = {}
+    entries = read_tensors(last / Layout.optimizer) | numbers
+    held = sorted(name for name in entries if name.startswith("carried."))
+    parts = [(int(name.split(".")[1]), entries.pop(name)) for name in held]
+    carried = [[part for n, part in parts if n == number] for number in sorted({n for n, _ in parts})]
     try:
-        for name, value in (tensors | numbers).items():
-            number, _, key = name.partition(".")
-            entries.setdefault(int(number), {})[key] = value
-        optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-        random = np.frombuffer(base64.b64decode(state.random), dtype=np.uint8).copy()
-        torch.set_rng_state(torch.from_numpy(random))
-    except (ValueError, TypeError, RuntimeError) as error:
+        optimiser.load(entries)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{last / Layout.state}: damaged ({error}); train again") from error
-    return state
+    return state, carried or None
 
 
 def load_network(folder: Path, which: str = Layout.best) -> tuple[Network, Recipe, Vocabulary, State]:
@@ -124,15 +127,12 @@ def load_weights(network: Network, folder: Path) -> None:
     network.load_state_dict(found)
 
 
-def _weights(network: Network) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-
-
-def _flat(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state by parameter number and name: tensors, and plain numbers."""
-    entries = {f"{number}.{key}": value for number, own in state.items() for key, value in own.items()}
-    tensors = {name: v.detach().cpu().contiguous() for name, v in entries.items() if isinstance(v, Tensor)}
-    return tensors, {name: v for name, v in entries.items() if not isinstance(v, Tensor)}
+def _contents(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that share nothing, as safetensors wants them."""
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

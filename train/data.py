@@ -1,12 +1,12 @@
-"""From the recipe's files to packed rows of ids: splits, alphabet, labels, batches."""
+"""From the recipe's files to rows of ids: splits, alphabet, labels."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,77 +16,28 @@ from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.errors import DataError
 from ohlol.artifacts.files import sha256, sha256_of_file
 from ohlol.artifacts.run import Vocabulary
-from ohlol.train.readers import Example, read, read_inline, read_whole, texts_in
-from ohlol.train.recipe import Recipe
+from ohlol.train.batches import Rows, Whole, Windows
+from ohlol.train.packed import Examples, Packed, cache_folder, cached, pack
+from ohlol.train.readers import Example, Mistakes, examples, read_inline, running, texts_in
+from ohlol.train.recipe import Data, Recipe
 
-IGNORE = -100  # the target of padding; torch's cross entropy leaves it out
 SPLITS = ("train", "dev", "test")
-BUCKET = 50  # batches in one window of rows that are sorted by length
-
-
-class Batch(NamedTuple):
-    """`ids (B, T) int64`, `lengths (B,) int64`, `targets (B, T) int64` or, for `classify`, `(B,)`."""
-
-    ids: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    targets: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of different lengths, end to end: row r is `ids[offsets[r] : offsets[r + 1]]`.
-
-    `targets` has one entry per id (`tag`, `lm`) or, where `per_row`, one per row (`classify`).
-    """
-
-    ids: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    per_row: bool = False
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return np.diff(self.offsets)
-
-    def batch(self, index: NDArray[np.int64]) -> Batch:
-        """The rows of `index (B,)`, padded to the longest of them."""
-        lengths = self.lengths[index]
-        inside = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-        where = (self.offsets[index][:, None] + np.arange(lengths.max()))[inside]
-        ids = np.zeros(inside.shape, dtype=np.int64)
-        ids[inside] = self.ids[where]
-        if self.per_row:
-            return Batch(ids, lengths, self.targets[index])
-        targets = np.full(inside.shape, IGNORE, dtype=np.int64)
-        targets[inside] = self.targets[where]
-        return Batch(ids, lengths, targets)
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-        """The batches of one epoch, as row numbers: random, rows of like length together.
-
-        The same `seed` and `epoch` give the same batches.
-        """
-        random = np.random.default_rng([seed, epoch])
-        order, lengths = random.permutation(len(self)), self.lengths
-        batches: list[NDArray[np.int64]] = []
-        for start in range(0, len(order), batch_size * BUCKET):
-            window = order[start : start + batch_size * BUCKET]
-            batches += _cut(window[np.argsort(lengths[window], kind="stable")], batch_size)
-        return [batches[k] for k in random.permutation(len(batches))]
-
-    def in_order(self, batch_size: int) -> list[NDArray[np.int64]]:
-        """Batches over every row once, from short to long."""
-        return _cut(np.argsort(self.lengths, kind="stable"), batch_size)
+CACHE_FROM = 64 << 20  # bytes; smaller files are read into memory, in seconds
+READING = (
+    "format",
+    "text",
+    "label",
+    "label_separator",
+    "row",
+    "normalisation",
+)  # keys that say how a file is read
 
 
 @dataclass(frozen=True)
 class Split:
     """One part of the data: the examples, and the same as rows of ids."""
 
-    examples: Sequence[Example]
+    examples: Examples
     rows: Rows
 
 
@@ -101,35 +52,52 @@ class Dataset:
     digests: dict[str, Any]
     folder: Path
 
+    def repeated(self) -> dict[str, int]:
+        """How many rows of dev and test have a text that stands in the train data too."""
+        splits = {"dev": self.dev, "test": self.test}
+        if isinstance(self.train.rows.spans, Windows):  # one running text
+            return {}
+        texts = {name: list(split.examples.texts()) for name, split in splits.items() if split}
+        wanted = {text for own in texts.values() for text in own}
+        twice = {text for text in self.train.examples.texts() if text in wanted} if wanted else set()
+        return {name: sum(text in twice for text in own) for name, own in texts.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The examples of one split, before there is a vocabulary: those numbered `part` (all where None)."""
+
+    packed: Packed
+    path: Path
+    part: NDArray[np.int64] | None = None
+
+    def examples(self) -> Examples:
+        return Examples(self.packed, self.part)
+
 
 def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
-    """Read the recipe's files, relative to `folder`, or to `fallback` where it has them and `folder` not."""
-    limit = recipe.data.max_length
-    examples, digests = _examples(recipe, folder, fallback)
-    if "train" not in examples:
+    """Read the recipe's files, relative to `folder`, or to `fallback` where it has them and `folder` not.
+
+    Raises `DataError` with the mistakes of all files.
+    """
+    parts, digests = _parts(recipe, folder, fallback)
+    if "train" not in parts:
         raise DataError("data.train: missing; this recipe names data to measure by, none to train on")
-    if limit:
-        examples["train"] = [piece for example in examples["train"] for piece in _pieces(example, limit)]
-    vocabulary = _vocabulary(recipe, examples["train"])
-    train, dev, test = (
-        Split(part, _rows(part, vocabulary, recipe.task.kind, name)) if (part := examples.get(name)) else None
-        for name in SPLITS
-    )
-    if train is None:
-        raise DataError("train data: no text of two characters or more, so nothing to predict")
-    return Dataset(vocabulary, train, dev, test, digests, folder)
+    vocabulary = _vocabulary(recipe, parts["train"])
+    splits = dict(_splits(recipe, vocabulary, parts))
+    return Dataset(vocabulary, splits["train"], splits.get("dev"), splits.get("test"), digests, folder)
 
 
 def load_split(
     recipe: Recipe, vocabulary: Vocabulary, name: str, folder: Path, fallback: Path | None
 ) -> Split:
     """One split ("train", "dev" or "test") under a vocabulary that stands already."""
-    examples = _examples(recipe, folder, fallback, only=name)[0].get(name)
-    if not examples:
+    part = _parts(recipe, folder, fallback, only=name)[0].get(name)
+    if part is None or not len(part.examples()):
         raise DataError(
             f"the recipe has no {name} data; set data.{name} or data.split, or name another --split"
         )
-    return Split(examples, _rows(examples, vocabulary, recipe.task.kind, name))
+    return dict(_splits(recipe, vocabulary, {name: part}))[name]
 
 
 def data_folders(given: Path | None, recipe_folder: Path) -> tuple[Path, Path | None]:
@@ -140,9 +108,9 @@ def data_folders(given: Path | None, recipe_folder: Path) -> tuple[Path, Path | 
     return recipe_folder, Path(variable) if variable else None
 
 
-def _examples(
+def _parts(
     recipe: Recipe, folder: Path, fallback: Path | None, only: str | None = None
-) -> tuple[dict[str, list[Example]], dict[str, Any]]:
+) -> tuple[dict[str, Part], dict[str, Any]]:
     """The examples of each split there is, and the digests of the files; with `only`, no other file is read."""
     data, task = recipe.data, recipe.task.kind
     if data.format == "none":
@@ -151,31 +119,156 @@ def _examples(
             'by; name some in the recipe, such as format = "tsv" and test = "test.tsv"'
         )
     if data.rows is not None:
-        train = read_inline(data, task)
-        return {"train": train}, {"train": {"rows": len(train)}}
+        rows = pack(read_inline(data, task), task == "classify")
+        return {"train": Part(rows, Path("data.rows"))}, {"train": {"rows": len(rows)}}
 
     named = {"train": data.train, "dev": data.dev, "test": data.test}
     files = {name: path for name, path in named.items() if path and (data.split or only in (None, name))}
     paths = {name: _find(path, folder, fallback) for name, path in files.items()}
     digests = {name: {"path": path, "sha256": _digest(paths[name])} for name, path in files.items()}
-    if data.format == "text":
-        texts = {name: read_whole(path, data) for name, path in paths.items()}
-        if data.split:
-            texts = dict(zip(SPLITS, _cut_text(texts["train"], data.split), strict=True))
-        return {name: _windows(text, data.sequence_length) for name, text in texts.items()}, digests
-
-    examples = {name: read(path, data, task) for name, path in paths.items()}
+    parts, wrong = {}, []
+    for name, path in paths.items():
+        try:
+            limit = data.max_length if name == "train" and not data.split else None
+            parts[name] = Part(_packed(path, recipe, digests[name]["sha256"], limit), path)
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
     if data.deduplicate:
-        examples = {name: _unique(part) for name, part in examples.items()}
-    if data.split:
-        whole = examples["train"]
-        order = np.random.default_rng(data.split_seed).permutation(len(whole))
-        ends = np.round(np.cumsum(data.split) * len(whole)).astype(int)
-        parts = np.split(order, ends[:2])
-        if not len(parts[0]):
-            raise DataError(f"{paths['train']}: {len(whole)} examples are too few to split by {data.split}")
-        examples = {name: [whole[k] for k in part] for name, part in zip(SPLITS, parts, strict=True)}
-    return examples, digests
+        parts = {name: replace(part, part=_once(part.packed)) for name, part in parts.items()}
+    return (_divided(parts["train"], recipe, only) if data.split else parts), digests
+
+
+def _packed(path: Path, recipe: Recipe, digest: str, limit: int | None) -> Packed:
+    """The examples of one file: in memory, or in the cache where the file is large."""
+    data, task = recipe.data, recipe.task.kind
+    found = running(path, data) if data.format == "text" else examples(path, data, task)
+    if limit:
+        found = (piece for example in found for piece in _pieces(example, limit))
+    if _size(path) < CACHE_FROM:
+        packed = pack(found, task == "classify")
+    else:
+        settings = data.model_dump(include=set(READING))
+        facts = {"sha256": digest, "task": task, "max_length": limit, **settings}
+        packed = cached(found, task == "classify", facts, cache_folder())
+    return packed.as_one() if data.format == "text" else packed
+
+
+def _divided(whole: Part, recipe: Recipe, only: str | None) -> dict[str, Part]:
+    """`data.split`: running text in its order, other examples as they are drawn."""
+    data, packed = recipe.data, whole.packed
+    assert data.split is not None
+    if data.format == "text":
+        at = [0, *(round(len(packed.codes) * part) for part in np.cumsum(data.split))]
+        cuts = zip(SPLITS, at, at[1:], strict=False)
+        return {name: replace(whole, packed=packed.stretch(start, end)) for name, start, end in cuts}
+    numbers = np.arange(len(packed)) if whole.part is None else whole.part
+    order = numbers[np.random.default_rng(data.split_seed).permutation(len(numbers))]
+    ends = np.round(np.cumsum(data.split) * len(order)).astype(int)
+    parts = dict(zip(SPLITS, (replace(whole, part=p) for p in np.split(order, ends[:2])), strict=True))
+    train = parts["train"]
+    if not len(train.examples()):
+        raise DataError(f"{whole.path}: {len(order)} examples are too few to split by {data.split}")
+    if data.max_length and only in (None, "train"):
+        pieces = (piece for example in train.examples() for piece in _pieces(example, data.max_length))
+        parts["train"] = Part(pack(pieces, False), whole.path)
+    return parts
+
+
+def _splits(recipe: Recipe, vocabulary: Vocabulary, parts: dict[str, Part]) -> Iterator[tuple[str, Split]]:
+    """Each part as rows under `vocabulary`. Raises `DataError` with every label that is not in it."""
+    wrong = Mistakes(Path())
+    for name, part in parts.items():
+        if len(part.examples()):
+            rows = _rows(recipe, vocabulary, part, name)
+            if recipe.task.kind != "lm":
+                _check_labels(part, vocabulary, name, wrong)
+            if len(rows):
+                yield name, Split(part.examples(), rows)
+            elif name == "train":
+                raise DataError("train data: no text of two characters or more, so nothing to predict")
+    wrong.raise_any()
+
+
+def _rows(recipe: Recipe, vocabulary: Vocabulary, part: Part, name: str) -> Rows:
+    packed, task = part.packed, recipe.task.kind
+    ids = vocabulary.alphabet.ids(np.arange(packed.highest + 1, dtype=np.int32))
+    if task == "lm":
+        return Rows(packed, _following(recipe.data, part, name), ids, None)
+    numbers = {label: number for number, label in enumerate(vocabulary.labels)}
+    classes = np.array([numbers.get(label, 0) for label in packed.names], dtype=np.int64)
+    return Rows(packed, Whole(packed.offsets, part.part), ids, classes, per_row=task == "classify")
+
+
+def _following(data: Data, part: Part, name: str) -> Whole | Windows:
+    """Rows of `lm`: each character's target is the next one; the last character of a row is only a target."""
+    packed = part.packed
+    if data.format == "text":
+        size = data.sequence_length if name == "train" else len(packed.codes)
+        return Windows(max(len(packed.codes) - 1, 0), max(size, 1))
+    lengths = np.diff(packed.offsets)
+    long = np.flatnonzero(lengths > 1)
+    if part.part is None and len(long) == len(packed):
+        return Whole(packed.offsets, shorter=1)
+    return Whole(packed.offsets, long if part.part is None else part.part[lengths[part.part] > 1], 1)
+
+
+def _check_labels(part: Part, vocabulary: Vocabulary, name: str, wrong: Mistakes) -> None:
+    unknown = set(part.packed.names) - set(vocabulary.labels)
+    if not unknown:
+        return
+    known = ", ".join(vocabulary.labels[:20])
+    for example in part.examples():
+        if label := next((label for label in example.labels if label in unknown), None):
+            wrong.path = part.path
+            wrong.add(
+                example.line,
+                f"{name} data has the label {label!r}, which is not one of {known}; list every label in "
+                "data.labels, or mend the data",
+            )
+
+
+def _vocabulary(recipe: Recipe, train: Part) -> Vocabulary:
+    data, packed = recipe.data, train.packed
+    if data.alphabet is not None:
+        alphabet = Alphabet(data.alphabet, data.normalisation)
+    else:
+        alphabet = Alphabet.of(_counts(train), data.normalisation, data.min_count)
+    if recipe.task.kind == "lm":
+        return Vocabulary(alphabet, (), None)
+    if recipe.label_scheme:
+        labels: Sequence[str] = words.LABELS
+    elif data.labels is not None:
+        labels = data.labels
+    elif train.part is None:
+        labels = sorted(packed.names)
+    else:
+        labels = sorted({label for example in train.examples() for label in example.labels})
+    return Vocabulary(alphabet, tuple(labels), recipe.label_scheme)
+
+
+def _counts(part: Part) -> dict[str, int]:
+    """How often each character occurs."""
+    packed = part.packed
+    counts = np.zeros(packed.highest + 1, dtype=np.int64)
+    for start in range(0, len(packed.codes) if part.part is None else len(part.part), 1 << 20):
+        if part.part is None:
+            codes = packed.codes[start : start + (1 << 20)]
+        else:
+            own = part.part[start : start + (1 << 20)].tolist()
+            codes = np.concatenate([packed.codes[packed.offsets[n] : packed.offsets[n + 1]] for n in own])
+        counts += np.bincount(codes, minlength=len(counts))
+        packed.forget()
+    return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
+
+
+def _once(packed: Packed) -> NDArray[np.int64]:
+    """The first of each pair of text and labels."""
+    first: dict[tuple[str, tuple[str, ...]], int] = {}
+    for number, example in enumerate(Examples(packed)):
+        first.setdefault((example.text, example.labels), number)
+    return np.array(sorted(first.values()), dtype=np.int64)
 
 
 def _find(path: str, folder: Path, fallback: Path | None) -> Path:
@@ -190,18 +283,10 @@ def _digest(path: Path) -> str:
     return sha256_of_file(path) if path.is_file() else ""
 
 
-def _unique(examples: list[Example]) -> list[Example]:
-    return list({(example.text, example.labels): example for example in reversed(examples)}.values())[::-1]
-
-
-def _cut_text(text: str, parts: Sequence[float]) -> list[str]:
-    ends = [round(len(text) * part) for part in np.cumsum(parts)]
-    return [text[: ends[0]], text[ends[0] : ends[1]], text[ends[1] :]]
-
-
-def _windows(text: str, length: int) -> list[Example]:
-    """Rows of `length` characters and the one that follows, which begins the next row too."""
-    return [Example(text[k : k + length + 1], (), 0) for k in range(0, len(text) - 1, length)]
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in texts_in(path))
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _pieces(example: Example, limit: int) -> Iterator[Example]:
@@ -212,59 +297,3 @@ def _pieces(example: Example, limit: int) -> Iterator[Example]:
         yield Example(text[:cut], labels[:cut], line)
         text, labels = text[cut:], labels[cut:]
     yield Example(text, labels, line)
-
-
-def _vocabulary(recipe: Recipe, train: Sequence[Example]) -> Vocabulary:
-    data = recipe.data
-    if data.alphabet is not None:
-        alphabet = Alphabet(data.alphabet, data.normalisation)
-    else:
-        # A window of running text begins with the last character of the one before.
-        again = 1 if data.format == "text" else 0
-        texts = (example.text[again if number else 0 :] for number, example in enumerate(train))
-        alphabet = Alphabet.of(texts, data.normalisation, data.min_count)
-    if recipe.task.kind == "lm":
-        return Vocabulary(alphabet, (), None)
-    if recipe.label_scheme:
-        labels: Sequence[str] = words.LABELS
-    elif data.labels is not None:
-        labels = data.labels
-    else:
-        labels = sorted({label for example in train for label in example.labels})
-    return Vocabulary(alphabet, tuple(labels), recipe.label_scheme)
-
-
-def _rows(examples: Sequence[Example], vocabulary: Vocabulary, task: str, name: str) -> Rows:
-    if task == "lm":
-        return _lm_rows(examples, vocabulary.alphabet, name)
-    numbers = {label: number for number, label in enumerate(vocabulary.labels)}
-    try:
-        targets = [numbers[label] for example in examples for label in example.labels]
-    except KeyError:
-        example, label = next((e, la) for e in examples for la in e.labels if la not in numbers)
-        known = ", ".join(vocabulary.labels[:20])
-        raise DataError(
-            f"{name} data, line {example.line}: label {label!r} is not one of {known}; "
-            "list every label in data.labels, or mend the data"
-        ) from None
-    ids = vocabulary.alphabet.encode("".join(example.text for example in examples))
-    offsets = _offsets(len(e.text) for e in examples)
-    return Rows(ids, offsets, np.array(targets, dtype=np.int64), per_row=task == "classify")
-
-
-def _lm_rows(examples: Sequence[Example], alphabet: Alphabet, name: str) -> Rows:
-    """Each character's target is the next one; the last character of a row is only a target."""
-    texts = [example.text for example in examples if len(example.text) > 1]
-    if not texts:
-        raise DataError(f"{name} data: no text of two characters or more, so nothing to predict")
-    ids = alphabet.encode("".join(text[:-1] for text in texts))
-    targets = alphabet.encode("".join(text[1:] for text in texts))
-    return Rows(ids, _offsets(len(text) - 1 for text in texts), targets)
-
-
-def _offsets(lengths: Iterator[int]) -> NDArray[np.int64]:
-    return np.concatenate(([0], np.cumsum(np.fromiter(lengths, dtype=np.int64))))
-
-
-def _cut(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -59,23 +59,34 @@ class Network(nn.Module):
                 nn.ModuleList(make(model.cell, width, model.hidden_size) for _ in range(directions))
             )
             width = directions * model.hidden_size
-        self.dropout = nn.Dropout(model.dropout)
+        self.characters = CharacterDropout(model.character_dropout)
+        self.after_embedding = Dropout(model.embedding_dropout, model.locked_dropout)
+        self.between_layers = Dropout(model.dropout, model.locked_dropout)
+        self.before_head = Dropout(model.output_dropout, model.locked_dropout)
         self.head: nn.Module = nn.Linear(width, classes) if model.head == "linear" else nn.Identity()
         if model.head == "none" and width != classes:
             raise RecipeError(
                 f'model.head = "none": the hidden state is the answer and has {width} numbers, the data has '
                 f'{classes} {"characters" if task == "lm" else "labels"}; make them equal, or set head = "linear"'
             )
+        if model.initialisation == "orthogonal":
+            _orthogonal(self)
+        if model.tied:
+            assert isinstance(self.head, nn.Linear)
+            assert isinstance(self.embedding, nn.Embedding)
+            with torch.no_grad():  # as small as a head begins: an embedding's logits would be too sure
+                self.embedding.weight.mul_(width**-0.5)
+            self.head.weight = self.embedding.weight
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """`ids (B, T) int64`, `lengths (B,) int64` to `logits (B, T, C) float32`; `classify`: `(B, C)`.
 
         Logits on padding mean nothing.
         """
-        x = self.embedding(ids)  # (B, T, D)
+        x = self._embedded(ids)
         for number, directions in enumerate(self.layers):
             if number:
-                x = self.dropout(x)
+                x = self.between_layers(x)
             assert isinstance(directions, nn.ModuleList)
             outs = [directions[0](x)[0]]  # (B, T, H)
             if len(directions) == 2:
@@ -85,8 +96,35 @@ class Network(nn.Module):
             # Each direction's state after its whole row: the last character for one, the first for the other.
             last = reverse(outs[0], lengths)[:, 0]
             x = torch.cat([last, *(out[:, 0] for out in outs[1:])], dim=-1)  # (B, H) or (B, 2H)
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.head(self.before_head(x))
         return logits
+
+    def carry(self, ids: Tensor, state: list[list[Tensor]] | None) -> tuple[Tensor, list[list[Tensor]]]:
+        """As `forward`, of a one-way network over whole rows, from `state` on; and the state they end in.
+
+        `state` has for each layer one tensor `(1, B, H)`, or two for an LSTM; None is zeros. Gradients do
+        not flow back into the rows before.
+        """
+        x, after = self._embedded(ids), []
+        for number, directions in enumerate(self.layers):
+            if number:
+                x = self.between_layers(x)
+            assert isinstance(directions, nn.ModuleList)
+            before: Any = None
+            if state is not None:
+                before = tuple(state[number]) if self.cell == "lstm" else state[number][0]
+            x, end = directions[0](x, before)
+            after.append([part.detach() for part in (end if isinstance(end, tuple) else (end,))])
+        return self.head(self.before_head(x)), after
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        x: Tensor = self.after_embedding(self.embedding(self.characters(ids)))
+        return x  # (B, T, D)
+
+    @property
+    def dropouts(self) -> list[Dropout]:
+        """Those that do something."""
+        return [module for module in self.modules() if isinstance(module, Dropout) and module.share]
 
     def as_layers(self) -> Network:
         """This network with every `Loop` as the layer that has the same weights."""
@@ -96,6 +134,41 @@ class Network(nn.Module):
                 if isinstance(module, Loop):
                     directions[number] = module.as_layer()
         return self
+
+
+class Dropout(nn.Module):
+    """Zeroes a share of the numbers of `x (B, T, D)` or `(B, D)` in training, and scales up the others.
+
+    `locked`: one mask for all characters of a row (Gal and Ghahramani 2016, arXiv:1512.05287).
+    """
+
+    def __init__(self, share: float, locked: bool = False) -> None:
+        super().__init__()
+        self.share = share
+        self.locked = locked
+        # Where several processes share a batch of so many rows, these are ours. Each draws the mask of the
+        # whole batch and takes its rows, so that they drop together what one process would.
+        self.batch: tuple[int, slice] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self._kept(x) / (1 - self.share) if self.training and self.share else x
+
+    def _kept(self, x: Tensor) -> Tensor:
+        rows, ours = self.batch or (x.shape[0], slice(None))
+        shape = [rows, *x.shape[1:]]
+        if self.locked and x.dim() == 3:
+            shape[1] = 1
+        return x.new_empty(shape, dtype=torch.float32).bernoulli_(1 - self.share)[ours]
+
+
+class CharacterDropout(Dropout):
+    """Makes a share of the known characters unknown in training, so that there is something to learn of those."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`ids (B, T) int64` to the same."""
+        if not (self.training and self.share):
+            return ids
+        return torch.where(self._kept(ids).bool() | (ids == PADDING), ids, UNKNOWN)
 
 
 class OneHot(nn.Module):
@@ -151,3 +224,19 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
     end = lengths.unsqueeze(1)  # (B, 1)
     index = torch.where(time < end, end - 1 - time, time)  # (B, T)
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, D))
+
+
+def _orthogonal(network: Network) -> None:
+    """Recurrent weights orthogonal, gate by gate (Saxe et al. 2014, arXiv:1312.6120); the others of Glorot's
+    uniform; biases 0, an LSTM's forget gate 1 (Jozefowicz et al. 2015).
+    """
+    for name, weight in network.layers.named_parameters():
+        gates = {"rnn": 1, "gru": 3, "lstm": 4}[network.cell]
+        if "weight" in name:
+            start = nn.init.orthogonal_ if "weight_hh" in name else nn.init.xavier_uniform_
+            for gate in weight.chunk(gates):
+                start(gate)
+        else:
+            nn.init.zeros_(weight)
+            if network.cell == "lstm" and "bias_ih" in name:  # gates stand in the order i f g o
+                nn.init.ones_(weight.chunk(gates)[1])

@@ -19,6 +19,7 @@ from ohlol.train import conllu
 from ohlol.train.recipe import Data
 
 MISTAKES_SHOWN = 20
+PIECE = 1 << 20  # characters of running text that are read at once
 BOM = b"\xef\xbb\xbf"
 
 csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters refuses long documents
@@ -53,6 +54,14 @@ class Mistakes:
 
 def read(path: Path, data: Data, task: Task) -> list[Example]:
     """All examples of one file (or folder). Raises `DataError` with the mistakes found."""
+    return list(examples(path, data, task))
+
+
+def examples(path: Path, data: Data, task: Task) -> Iterator[Example]:
+    """The examples of one file (or folder), as they are read.
+
+    Raises `DataError`, at the end with the mistakes found, or before where there is nothing to read.
+    """
     if not path.exists():
         raise DataError(
             f"{path}: no such file or folder; the recipe names it. Where the data lies elsewhere, say so with "
@@ -62,16 +71,15 @@ def read(path: Path, data: Data, task: Task) -> list[Example]:
         raise DataError(
             f'{path}: format "{data.format}" expects a {"folder" if data.format == "folder" else "file"}'
         )
-    mistakes = Mistakes(path)
-    examples = [
-        example
-        for text, answer, line in _pairs(path, data, task, mistakes)
-        if (example := _example(text, answer, line, data, task, mistakes)) is not None
-    ]
+    mistakes, count = Mistakes(path), 0
+    for text, answer, line in _pairs(path, data, task, mistakes):
+        example = _example(text, answer, line, data, task, mistakes)
+        if example is not None:
+            count += 1
+            yield example
     mistakes.raise_any()
-    if not examples:
+    if not count:
         raise DataError(f"{path}: no examples in it")
-    return examples
 
 
 def read_inline(data: Data, task: Task) -> list[Example]:
@@ -83,19 +91,24 @@ def read_inline(data: Data, task: Task) -> list[Example]:
     return [example for example in found if example is not None]
 
 
-def read_whole(path: Path, data: Data) -> str:
-    """The normalised text of a file of running text. Raises `DataError`."""
+def running(path: Path, data: Data) -> Iterator[Example]:
+    """The normalised text of a file of running text, in pieces that follow each other. Raises `DataError`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; the recipe names it, relative to --data DIR or to the recipe")
-    raw = path.read_bytes().removeprefix(BOM)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8: byte 0x{raw[error.start]:02x}") from None
-    if not text:
+    mistakes, found, lines = Mistakes(path), False, []
+    size = 0
+    for number, line in _lines(path, mistakes, ends=True):
+        lines.append(line)
+        size += len(line)
+        if size > PIECE:  # normalisation never joins what a line's end parts
+            yield Example(normalise("".join(lines), data.normalisation), (), number)
+            found, lines, size = True, [], 0
+    mistakes.raise_any()
+    rest = normalise("".join(lines), data.normalisation)
+    if rest:
+        yield Example(rest, (), 1)
+    elif not found:
         raise DataError(f"{path}: empty")
-    return normalise(text, data.normalisation)
 
 
 K = TypeVar("K", int, str)
@@ -146,10 +159,10 @@ def _example(
     return Example(normal, tuple(answer), line)
 
 
-def _lines(path: Path, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, mistakes: Mistakes, ends: bool = False) -> Iterator[tuple[int, str]]:
+    """Every line by its number; with `ends`, what ends a line stays there."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            raw = raw.removesuffix(b"\n")
             if number == 1:
                 raw = raw.removeprefix(BOM)
             try:
@@ -157,7 +170,7 @@ def _lines(path: Path, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError as error:
                 mistakes.add(number, f"not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}")
                 line = ""  # which every format passes over
-            yield number, line.removesuffix("\r")
+            yield number, line if ends else line.removesuffix("\n").removesuffix("\r")
 
 
 def texts_in(folder: Path) -> list[Path]:

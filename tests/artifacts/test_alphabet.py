@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -97,18 +98,18 @@ def test_normalise_is_unicodes_own_form(form: Form, text: str) -> None:
 
 def test_of_sorts_by_code_point() -> None:
     """The order of the texts does not change the ids."""
-    assert Alphabet("aé你😀") == Alphabet.of(["😀你", "éa"]) == Alphabet.of(["aé你😀"])
+    assert Alphabet("aé你😀") == Alphabet.of(Counter("😀你éa")) == Alphabet.of(Counter("aé你😀"))
 
 
 @pytest.mark.parametrize(("least", "expected"), [(1, "abc"), (2, "ab"), (3, "a"), (4, "")])
 def test_min_count_leaves_rare_characters_out(least: int, expected: str) -> None:
     """Counts run over all texts together, and the limit itself is enough."""
-    assert expected == Alphabet.of(["aab", "abc"], min_count=least).characters
+    assert expected == Alphabet.of(Counter("aababc"), min_count=least).characters
 
 
 def test_of_leaves_out_what_cannot_be_known() -> None:
     """NUL and lone surrogates in the data are unknown, not an error."""
-    assert Alphabet.of(["\0a\ud800\udfff"]).characters == "a"
+    assert Alphabet.of(Counter("\0a\ud800\udfff")).characters == "a"
 
 
 @pytest.mark.parametrize(

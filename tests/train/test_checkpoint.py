@@ -26,9 +26,9 @@ from ohlol.train.checkpoint import (
     save_last,
     save_weights,
 )
-from ohlol.train.loop import OPTIMIZERS
 from ohlol.train.network import Network
-from ohlol.train.recipe import Recipe
+from ohlol.train.optimise import OPTIMIZERS, Optimiser
+from ohlol.train.recipe import Recipe, Train
 
 RECIPE = Recipe.parse(
     {
@@ -42,18 +42,17 @@ VOCABULARY = Vocabulary(Alphabet("aé😀"), ("x", "y"), None)
 WEIGHT = "layers.0.0.weight_ih_l0"
 
 
-def made(name: str) -> tuple[Network, torch.optim.Optimizer]:
+def made(name: Any, averaging: float = 0.0) -> tuple[Network, Optimiser]:
     network = new_network(RECIPE, VOCABULARY)
-    return network, OPTIMIZERS[name](network.parameters(), lr=0.1)
+    return network, Optimiser(network, Train(optimizer=name, learning_rate=0.1, averaging=averaging), 10)
 
 
-def step(network: Network, optimizer: torch.optim.Optimizer) -> None:
-    """One step of training, dropout included, so that the generator's state matters."""
+def step(network: Network, optimiser: Optimiser, number: int = 0) -> None:
+    """One step of training, dropout included, drawn from the step's number."""
     network.train()
-    loss = network(torch.tensor([[2, 3, 4], [4, 1, 0]]), torch.tensor([3, 2])).square().sum()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    torch.manual_seed(number)
+    network(torch.tensor([[2, 3, 4], [4, 1, 0]]), torch.tensor([3, 2])).square().sum().backward()
+    optimiser.step(number)
 
 
 def weights(network: Network) -> dict[str, Tensor]:
@@ -70,40 +69,53 @@ def same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
 def run(tmp_path: Path) -> Path:
     """A run of one step, by Adam."""
     torch.manual_seed(0)
-    network, optimizer = made("adam")
-    step(network, optimizer)
+    network, optimiser = made("adam")
+    step(network, optimiser)
     (tmp_path / Layout.recipe).write_text(RECIPE.to_toml(), encoding="utf-8")
     VOCABULARY.save(tmp_path)
     save_weights(network, tmp_path / Layout.best)
-    save_last(network, optimizer, State(epoch=1, history=[{"epoch": 1, "loss": 0.5}]), tmp_path)
+    save_last(network, optimiser, State(epoch=1, history=[{"epoch": 1, "loss": 0.5}]), tmp_path)
     return tmp_path
 
 
 def load(run: Path) -> State:
-    return load_last(*made("adam"), run)
+    return load_last(*made("adam"), run)[0]
 
 
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_run_goes_on_bit_for_bit(tmp_path: Path, name: str) -> None:
-    """Weights, optimizer and generator come back exactly: two steps with a break are two without."""
+def test_a_run_goes_on_bit_for_bit(tmp_path: Path, name: str, averaging: float) -> None:
+    """Weights, their mean and the optimizer come back exactly: two steps with a break are two without."""
     torch.manual_seed(0)
-    network, optimizer = made(name)
-    step(network, optimizer)
+    network, optimiser = made(name, averaging)
+    step(network, optimiser)
     state = State(
         epoch=3, step=7, loss=0.1, weight=11, best_epoch=2, best_value=0.3, digests={"é": {"sha256": "0"}}
     )
-    save_last(network, optimizer, state, tmp_path)
-    saved, generator = weights(network), torch.get_rng_state()
-    step(network, optimizer)
+    carried = [[torch.rand(1, 2, 3)], [torch.rand(1, 2, 3), torch.rand(1, 2, 3)]]
+    optimiser.swap()
+    save_last(network, optimiser, state, tmp_path, carried)
+    optimiser.swap()
+    saved = weights(network)
+    step(network, optimiser, 1)
 
     torch.manual_seed(99)
-    other, again = made(name)
-    assert state == load_last(other, again, tmp_path)
+    other, again = made(name, averaging)
+    found, held = load_last(other, again, tmp_path)
+    assert state == found
+    assert held is not None
+    assert all(
+        torch.equal(a, b)
+        for own, its in zip(carried, held, strict=True)
+        for a, b in zip(own, its, strict=True)
+    )
     assert same(saved, weights(other))
-    assert torch.equal(generator, torch.get_rng_state())
-    step(other, again)
+    step(other, again, 1)
     assert same(weights(network), weights(other))
-    before, after = (o.state_dict()["state"] for o in (optimizer, again))
+    optimiser.swap()
+    again.swap()
+    assert same(weights(network), weights(other))
+    before, after = (o.optimizer.state_dict()["state"] for o in (optimiser, again))
     assert before.keys() == after.keys()
     assert all(same(before[number], after[number]) for number in before)
 
@@ -127,9 +139,9 @@ def test_what_is_saved_can_be_read_by_whom_the_umask_allows(run: Path) -> None:
     """A run trained by one person can be exported by another: no file is made for its owner alone."""
     before = os.umask(0o022)
     try:
-        network, optimizer = made("adam")
-        step(network, optimizer)
-        save_last(network, optimizer, State(), run)
+        network, optimiser = made("adam")
+        step(network, optimiser)
+        save_last(network, optimiser, State(), run)
     finally:
         os.umask(before)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (run / Layout.last).iterdir()}
@@ -213,10 +225,6 @@ def test_a_weight_that_does_not_fit_is_refused_by_name(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"random": "not base64"},
-        {"random": "AAAA"},
-        {"random": ""},
-        {"random": None},
         {"optimizer": None},
         {"optimizer": {"x.step": 1}},
         {"surprise": 1},

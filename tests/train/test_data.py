@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,10 @@ from hypothesis import strategies as st
 
 from ohlol.artifacts.alphabet import PADDING
 from ohlol.artifacts.errors import DataError
-from ohlol.train.data import BUCKET, IGNORE, Dataset, Rows, Split, data_folders, load, load_split
+from ohlol.train import batches as batches_module
+from ohlol.train.batches import BUCKET, IGNORE, Batch, Rows, Whole, Windows, ahead
+from ohlol.train.data import Dataset, Split, data_folders, load, load_split
+from ohlol.train.packed import Packed
 from ohlol.train.recipe import Recipe
 
 
@@ -39,8 +45,20 @@ def names(count: int) -> str:
 def rows_of(lengths: list[int], per_row: bool = False) -> Rows:
     """Rows whose ids say where they are: 1, 2, 3, … end to end; targets are their negatives."""
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    targets = -np.arange(1, (len(lengths) if per_row else offsets[-1]) + 1)
-    return Rows(np.arange(1, offsets[-1] + 1), offsets, targets, per_row)
+    total, count = int(offsets[-1]), len(lengths) if per_row else int(offsets[-1])
+    lines, names = np.ones(len(lengths), dtype=np.int64), tuple(map(str, range(count)))
+    packed = Packed(np.arange(1, total + 1), np.arange(count), offsets, lines, names, total)
+    return Rows(packed, Whole(offsets), np.arange(total + 1), -np.arange(1, count + 1), per_row)
+
+
+def ids_of(rows: Rows) -> list[int]:
+    """Of every row, end to end."""
+    return [int(k) for row in range(len(rows)) for k in rows.batch(np.array([row])).ids[0]]
+
+
+def rows_in(batches: Iterable[Batch], rows: Rows) -> list[list[int]]:
+    """The numbers of the rows in each batch, known by their first ids."""
+    return [(np.searchsorted(rows.packed.offsets, batch.ids[:, 0] - 1)).tolist() for batch in batches]
 
 
 lengths_lists = st.lists(st.integers(1, 9), min_size=1, max_size=40)
@@ -104,8 +122,8 @@ def test_load_split_finds_the_same_rows(tmp_path: Path) -> None:
     wanted = recipe("classify", "tsv", split=[0.5, 0.5, 0.0])
     found = load_split(wanted, data.vocabulary, "dev", tmp_path, None)
     assert data.dev is not None
-    assert data.dev.examples == found.examples
-    assert data.dev.rows.ids.tolist() == found.rows.ids.tolist()
+    assert list(data.dev.examples) == list(found.examples)
+    assert ids_of(data.dev.rows) == ids_of(found.rows)
     with pytest.raises(DataError, match="the recipe has no test data"):
         load_split(wanted, data.vocabulary, "test", tmp_path, None)
 
@@ -119,7 +137,7 @@ def test_lm_windows_cover_the_text(tmp_path_factory: pytest.TempPathFactory, tex
     folder = tmp_path_factory.getbasetemp()
     data = loaded(folder, "lm", "text", text, sequence_length=length)
     rows = data.train.rows
-    assert text[:-1] == "".join(map(str, map(data.vocabulary.alphabet.character, rows.ids.tolist())))
+    assert text[:-1] == "".join(map(str, map(data.vocabulary.alphabet.character, ids_of(rows))))
     assert text[1:] == "".join(map(str, map(data.vocabulary.alphabet.character, rows.targets.tolist())))
     assert max(rows.lengths) <= length
     assert all(rows.lengths[:-1] == length)
@@ -129,11 +147,10 @@ def test_lm_parts_are_the_text_in_order(tmp_path: Path) -> None:
     """The first part trains, the following ones measure: cut by characters, none in two parts."""
     text = "".join(chr(0x4E00 + number) for number in range(100))
     data = loaded(tmp_path, "lm", "text", text, sequence_length=7, split=[0.8, 0.1, 0.1])
-    found = []
-    for split in (data.train, data.dev, data.test):
-        first, *rest = texts(split)
-        found.append(first + "".join(text[1:] for text in rest))
-    assert [text[:80], text[80:90], text[90:]] == found
+    found = [texts(split) for split in (data.train, data.dev, data.test)]
+    assert [[text[:80]], [text[80:90]], [text[90:]]] == found
+    assert data.dev is not None
+    assert (len(data.train.rows), len(data.dev.rows)) == (12, 1)  # what is measured is read whole
 
 
 @pytest.mark.parametrize(
@@ -149,7 +166,7 @@ def test_too_little_text_to_train_is_refused(tmp_path: Path, text: str, keys: di
 def test_lm_rows_of_lines_end_at_the_line(tmp_path: Path) -> None:
     """No line's last character predicts the next line's first; a line of one character predicts nothing."""
     rows = loaded(tmp_path, "lm", "tsv", "ab\nc\ndef\n").train.rows
-    assert (rows.lengths.tolist(), rows.ids.tolist(), rows.targets.tolist()) == ([1, 2], [2, 5, 6], [3, 6, 7])
+    assert (rows.lengths.tolist(), ids_of(rows), rows.targets.tolist()) == ([1, 2], [2, 5, 6], [3, 6, 7])
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 100])
@@ -197,41 +214,118 @@ def test_the_alphabet_comes_from_training_rows_alone(tmp_path: Path) -> None:
     data = loaded(tmp_path, "tag", "tsv", "aab\txyx\n", dev="dev")
     assert (data.vocabulary.alphabet.characters, data.vocabulary.labels) == ("ab", ("x", "y"))
     assert data.dev is not None
-    assert data.dev.rows.ids.tolist() == [2, 3, 1]
+    assert ids_of(data.dev.rows) == [2, 3, 1]
 
 
 def test_alphabet_and_labels_may_be_given(tmp_path: Path) -> None:
     """Their order in the recipe is the order of the ids."""
     data = loaded(tmp_path, "tag", "tsv", "ab\txy\n", alphabet="ba", labels=["y", "z", "x"])
-    assert (data.train.rows.ids.tolist(), data.train.rows.targets.tolist()) == ([3, 2], [2, 0])
+    assert (ids_of(data.train.rows), data.train.rows.targets.tolist()) == ([3, 2], [2, 0])
 
 
 def test_the_words_scheme_has_its_four_labels(tmp_path: Path) -> None:
     """All four are there even where the training rows lack one, and no other is."""
     data = loaded(tmp_path, "tag", "tsv", "ab\tSI\n", label_scheme="words")
     assert data.vocabulary.labels == ("B", "I", "O", "S")
-    with pytest.raises(DataError, match="label 'X' is not one of B, I, O, S"):
+    with pytest.raises(DataError, match="label 'X', which is not one of B, I, O, S"):
         loaded(tmp_path, "tag", "tsv", "ab\tSX\n", label_scheme="words")
 
 
 def test_an_unknown_label_in_dev_is_reported(tmp_path: Path) -> None:
-    """The split, the line, the label and the known ones are named."""
-    (tmp_path / "dev").write_text("a\tA\na\tC\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"dev data, line 2: label 'C' is not one of A, B; list every label"):
-        loaded(tmp_path, "classify", "tsv", names(4), dev="dev")
+    """File, line, split, label and the known ones are named, of every row at once up to a limit."""
+    rows = "a\tA\na\tC\n" + "b\tD\n" * 30
+    for name in ("dev", "test"):
+        (tmp_path / name).write_text(rows, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        loaded(tmp_path, "classify", "tsv", names(4), dev="dev", test="test")
+    first, second, *_, last = str(caught.value).splitlines()
+    assert first.startswith(
+        f"{tmp_path / 'dev'}:2: dev data has the label 'C', which is not one of A, B; list every"
+    )
+    assert f"{tmp_path / 'dev'}:3: dev data has the label 'D'" in second
+    assert last == "… and 42 more"
+
+
+def test_the_mistakes_of_every_file_are_reported_at_once(tmp_path: Path) -> None:
+    """One round of mending is enough, whichever files are wrong; a missing one is among them."""
+    (tmp_path / "dev").write_text("b\tBB\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        loaded(tmp_path, "tag", "tsv", "a\tAA\n", dev="dev", test="test")
+    found = str(caught.value).splitlines()
+    starts = [
+        f"{tmp_path / 'train'}:1: 1 char",
+        f"{tmp_path / 'dev'}:1: 1 char",
+        f"{tmp_path / 'test'}: no such file",
+    ]
+    assert [line.startswith(start) for line, start in zip(found, starts, strict=True)] == [True] * 3
+
+
+def test_rows_of_train_that_stand_in_dev_or_test_are_counted(tmp_path: Path) -> None:
+    """A text that was trained on flatters the figure, whatever its label."""
+    (tmp_path / "dev").write_text("n1\tA\nn1\tB\nx\tA\n", encoding="utf-8")
+    (tmp_path / "test").write_text("y\tA\n", encoding="utf-8")
+    data = loaded(tmp_path, "classify", "tsv", names(4), dev="dev", test="test")
+    assert data.repeated() == {"dev": 2, "test": 0}
+    assert loaded(tmp_path, "lm", "text", "abab", split=[0.5, 0.5, 0.0]).repeated() == {}
 
 
 # Batches
 
 
-@given(lengths_lists, st.integers(1, 7), st.booleans())
-def test_every_row_is_in_one_batch(lengths: list[int], size: int, shuffled: bool) -> None:
-    """An epoch sees each row once, in batches of at most the size asked for."""
+@given(lengths_lists, st.integers(1, 7), st.sampled_from([1 << 20, 7, 3]), st.data())
+def test_every_row_is_in_one_batch(lengths: list[int], size: int, singly: int, data: st.DataObject) -> None:
+    """An epoch sees each row once, in batches of the size asked for, however many rows are shuffled together.
+
+    Begun anywhere, it goes on with the batches that are left.
+    """
     rows = rows_of(lengths)
-    batches = rows.shuffled(size, 0, 0) if shuffled else rows.in_order(size)
-    assert list(range(len(lengths))) == sorted(np.concatenate(batches).tolist())
-    assert size >= max(map(len, batches))
-    assert -(-len(lengths) // size) == len(batches)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "SHUFFLED_SINGLY", singly)
+        found = rows_in(rows.shuffled(size, 0, 0), rows)
+        skipped = data.draw(st.integers(0, len(found)))
+        rest = rows_in(rows.shuffled(size, 0, 0, skipped), rows)
+    assert list(range(len(lengths))) == sorted(row for batch in found for row in batch)
+    assert size >= max(map(len, found))
+    assert rows.batches_in(size) == len(found)
+    assert found[skipped:] == rest
+
+
+@given(st.integers(2, 300), st.integers(1, 9), st.integers(1, 20), st.integers(0, 5), st.data())
+def test_streams_read_on_where_they_were(
+    total: int, size: int, length: int, epoch: int, data: st.DataObject
+) -> None:
+    """Each row of a batch goes on where it ended in the batch before, and no character is in two streams."""
+    rows = replace(rows_of([total + 1]), spans=Windows(total, length), classes=None)
+    count = rows.streams_in(size, length)
+    found = [batch.ids for batch in rows.streams(size, length, 0, epoch)]
+    assert count == len(found)
+    if not found:
+        assert total // size < length
+        return
+    together = np.concatenate(found, axis=1)  # (B, count * length)
+    assert (np.diff(together, axis=1) == 1).all()
+    assert together.size == len(np.unique(together))
+    assert together.size >= total - 2 * size * length
+    skipped = data.draw(st.integers(0, count))
+    rest = [batch.ids.tolist() for batch in rows.streams(size, length, 0, epoch, skipped)]
+    assert [ids.tolist() for ids in found[skipped:]] == rest
+
+
+def test_what_is_read_ahead_comes_in_order() -> None:
+    """All of it, errors too, and the thread ends with its reader."""
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    assert list(ahead(iter(range(100)))) == list(range(100))
+    with pytest.raises(OSError, match="gone"):
+        list(ahead(failing()))
+    before = threading.active_count()
+    reader = ahead(iter(range(10**9)))
+    assert next(reader) == 0
+    reader.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("per_row", [False, True])
@@ -244,7 +338,7 @@ def test_a_batch_is_its_rows_padded(per_row: bool, lengths: list[int], data: st.
     assert [lengths[row] for row in index] == found_lengths.tolist()
     assert (len(index), max(found_lengths)) == ids.shape
     for place, row in enumerate(index):
-        here = np.arange(rows.offsets[row], rows.offsets[row + 1]) + 1
+        here = np.arange(rows.packed.offsets[row], rows.packed.offsets[row + 1]) + 1
         padding = ids.shape[1] - len(here)
         assert [*here, *[PADDING] * padding] == ids[place].tolist()
         if per_row:
@@ -265,7 +359,7 @@ def test_batches_follow_seed_and_epoch() -> None:
     rows = rows_of([number % 9 + 1 for number in range(100)])
 
     def batches(seed: int, epoch: int) -> list[list[int]]:
-        return [index.tolist() for index in rows.shuffled(8, seed, epoch)]
+        return rows_in(rows.shuffled(8, seed, epoch), rows)
 
     assert batches(3, 5) == batches(3, 5)
     assert len({str(batches(*which)) for which in [(3, 5), (3, 6), (4, 5), (5, 3)]}) == 4
@@ -275,17 +369,14 @@ def test_rows_of_like_length_are_together() -> None:
     """Within one window the lengths of the batches do not overlap, so little is padding."""
     lengths = np.random.default_rng(0).integers(1, 500, size=8 * BUCKET)
     rows = rows_of(lengths.tolist())
-    ranges = sorted((min(lengths[index]), max(lengths[index])) for index in rows.shuffled(8, 0, 0))
+    ranges = sorted((min(batch.lengths), max(batch.lengths)) for batch in rows.shuffled(8, 0, 0))
     assert all(upper <= lower for (_, upper), (lower, _) in pairwise(ranges))
-    assert [int(x) for x in sorted(lengths)] == [
-        int(lengths[row]) for index in rows.in_order(8) for row in index
-    ]
 
 
 def test_the_order_of_batches_is_random() -> None:
     """Training does not go from short to long."""
     rows = rows_of(list(range(1, 200)))
-    longest = [max(rows.lengths[index]) for index in rows.shuffled(4, 0, 0)]
+    longest = [max(batch.lengths) for batch in rows.shuffled(4, 0, 0)]
     assert longest != sorted(longest)
 
 

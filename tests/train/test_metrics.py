@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.run import Vocabulary
 from ohlol.artifacts.words import LABELS, SCHEME, Span, sentence_spans, word_spans
-from ohlol.train.data import Rows, Split
+from ohlol.train.batches import Rows, Whole
+from ohlol.train.data import Split
 from ohlol.train.metrics import Metrics, better, label_metrics, lm_metrics, tag_metrics
+from ohlol.train.packed import Examples, pack
 from ohlol.train.readers import Example
 
 VOCABULARY = Vocabulary(Alphabet("ab"), LABELS, SCHEME)
@@ -37,13 +39,16 @@ def numbers(labels: list[str] | str) -> NDArray[np.int64]:
     return np.array([LABELS.index(label) for label in labels], dtype=np.int64)
 
 
+def split_of(examples: list[Example]) -> Split:
+    packed = pack(examples, per_example=False)
+    ids = np.zeros(packed.highest + 1, dtype=np.int64)
+    return Split(Examples(packed), Rows(packed, Whole(packed.offsets), ids, numbers(list(packed.names))))
+
+
 def scored(texts: list[str], gold: list[str], predicted: list[str]) -> Metrics:
     """The metrics of rows given as strings of labels."""
     examples = [Example(text, tuple(labels), 1) for text, labels in zip(texts, gold, strict=True)]
-    ids = numbers("".join(gold))
-    offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts])))
-    split = Split(examples, Rows(ids, offsets, ids))
-    return tag_metrics(split, [numbers(labels) for labels in predicted], VOCABULARY)
+    return tag_metrics(split_of(examples), [numbers(labels) for labels in predicted], VOCABULARY)
 
 
 def naive_f1(right: int, found: int, gold: int) -> float:
@@ -120,7 +125,7 @@ def test_span_figures_need_the_scheme() -> None:
     """Labels that do not mark words have no F1 over words."""
     vocabulary = Vocabulary(Alphabet("ab"), LABELS, None)
     ids = numbers("SI")
-    split = Split([Example("ab", ("S", "I"), 1)], Rows(ids, np.array([0, 2]), ids))
+    split = split_of([Example("ab", ("S", "I"), 1)])
     assert tag_metrics(split, [ids], vocabulary) == {"accuracy": 1.0, "macro_f1": 1.0}
 
 

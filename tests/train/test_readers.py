@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import DataError
 from ohlol.artifacts.words import sentence_spans, word_spans
-from ohlol.train import conllu
-from ohlol.train.readers import Example, read, read_inline, read_whole
+from ohlol.train import conllu, readers
+from ohlol.train.readers import Example, read, read_inline, running
 from ohlol.train.recipe import Data
 
 Pair = tuple[str, tuple[str, ...]]
@@ -29,6 +29,10 @@ def write(folder: Path, content: str | bytes, name: str = "it") -> Path:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def whole(path: Path, data: Data) -> str:
+    return "".join(example.text for example in running(path, data))
 
 
 def pairs(folder: Path, content: str | bytes, form: str, task: Task = "tag", **keys: Any) -> list[Pair]:
@@ -206,7 +210,7 @@ def test_labels_that_fit_the_text_before_normalisation_get_a_hint(tmp_path: Path
 def test_text_is_normalised_as_the_recipe_says(tmp_path: Path, form: str, expected: str) -> None:
     """What is counted, looked up and labelled is the normalised text."""
     assert [(expected, ("x",))] == pairs(tmp_path, "e\u0301\tx\n", "tsv", "classify", normalisation=form)
-    assert expected == read_whole(write(tmp_path, "e\u0301"), options("text", normalisation=form))
+    assert expected == whole(write(tmp_path, "e\u0301"), options("text", normalisation=form))
 
 
 @pytest.mark.parametrize("form", ["tsv", "jsonl", "conllu"])
@@ -253,21 +257,30 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
 
 def test_running_text_is_one_string(tmp_path: Path) -> None:
     """Every character counts, newlines and U+2028 too; only the mark at the start goes."""
-    assert read_whole(write(tmp_path, "\ufeffa\r\nb\u2028\n"), options("text")) == "a\r\nb\u2028\n"
+    assert whole(write(tmp_path, "\ufeffa\r\nb\u2028\n"), options("text")) == "a\r\nb\u2028\n"
+
+
+def test_running_text_in_pieces_is_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a long file is parted, normalisation joins what it would have joined."""
+    text = "ae\u0301\n\u0301b\r\ncu\u031b\u0301\n" * 20 + "\u1100\u1161"
+    monkeypatch.setattr(readers, "PIECE", 7)
+    path = write(tmp_path, text)
+    assert len(list(running(path, options("text")))) > 10
+    assert whole(path, options("text")) == unicodedata.normalize("NFC", text)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a\nb\xff", ":2: not UTF-8: byte 0xff"), (b"", ": empty"), (b"\xef\xbb\xbf", ": empty")],
+    [(b"a\nb\xff", ":2: not UTF-8: byte 0xff at column 2"), (b"", ": empty"), (b"\xef\xbb\xbf", ": empty")],
 )
 def test_running_text_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     """The line is named, and an empty file is not an empty model."""
     path = write(tmp_path, content)
     with pytest.raises(DataError) as caught:
-        read_whole(path, options("text"))
+        whole(path, options("text"))
     assert f"{path}{message}" == str(caught.value)
     with pytest.raises(DataError, match="no such file"):
-        read_whole(tmp_path / "none", options("text"))
+        whole(tmp_path / "none", options("text"))
 
 
 def test_inline_rows_are_read_like_a_files(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ohlol.artifacts.words import sentence_spans
 from ohlol.train.data import load
-from ohlol.train.readers import read, read_whole
+from ohlol.train.readers import read, running
 from ohlol.train.recipe import Data, Recipe
 
 
@@ -83,9 +83,10 @@ def test_names_are_split_without_a_name_in_two_parts(real_data: Path, recipes: P
 
 def test_shakespeare_has_all_its_characters(real_data: Path, recipes: Path) -> None:
     """1,115,394 characters, of which the last tenth is for validation; 65 are distinct."""
-    text = read_whole(real_data / "tinyshakespeare/input.txt", data_of("text"))
+    pieces = running(real_data / "tinyshakespeare/input.txt", data_of("text"))
+    text = "".join(piece.text for piece in pieces)
     assert (len(text), len(set(text))) == (1_115_394, 65)
     dataset = load(Recipe.load(recipes / "tinyshakespeare.toml"), real_data)
     assert dataset.dev is not None
     assert dataset.test is None
-    assert (len(dataset.train.rows.ids), len(dataset.dev.rows.ids)) == (1_003_854, 111_538)
+    assert (dataset.train.rows.characters, dataset.dev.rows.characters) == (1_003_854, 111_538)

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ohlol.artifacts.errors import RecipeError
-from ohlol.train.recipe import METRICS_OF, Recipe
+from ohlol.train.mistakes import METRICS_OF
+from ohlol.train.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -70,7 +71,7 @@ def test_every_mistake_is_reported_at_once() -> None:
         "model.hiden_size: unknown key; did you mean `hidden_size`?",
         "model.num_layers: found 0, expected at least 1",
         "model.colour: unknown key; allowed: input, embedding_size, cell, hidden_size, num_layers, bidirectional, "
-        "dropout, head, loop",
+        "dropout, embedding_dropout, output_dropout, character_dropout, locked_dropout, initialisation, tied, head, loop",
         "train.epochs: found 'many', expected a whole number",
         'train.optimizer: found \'adm\', expected "adam" or "adamw" or "sgd"; did you mean "adam"?',
         "train.learning_rate: found 0.0, expected more than 0.0",

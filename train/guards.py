@@ -1,0 +1,97 @@
+"""What keeps a run whole: who may write into its folder, what may be resumed, how it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from ohlol.artifacts import run
+from ohlol.artifacts.errors import CheckpointError
+from ohlol.train.checkpoint import load_state
+from ohlol.train.data import Dataset
+from ohlol.train.recipe import Recipe
+
+MAY_CHANGE = ("train.epochs", "train.early_stopping")  # of a recipe, when a run is resumed
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep two trainings from writing into one folder. Raises `CheckpointError` where one does already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / run.Layout.lock)
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise CheckpointError(
+            f"{folder}: another process is training into it; wait for its end, or name another folder with -o"
+        ) from None
+
+
+def may_begin(folder: Path) -> None:
+    """Refuse a folder that holds a run, or anything that no run wrote."""
+    if run.is_run(folder):
+        raise CheckpointError(
+            f"{folder}: holds a run already; go on with it by --resume, or name another with -o"
+        )
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        if path.name not in run.NAMES and not any(
+            part.startswith(".") for part in path.relative_to(folder).parts
+        ):
+            raise CheckpointError(
+                f"{folder}: holds {path.name}, which no run wrote; name another folder with -o"
+            )
+
+
+def may_resume(recipe: Recipe, data: Dataset, folder: Path) -> None:
+    """Refuse to resume with another recipe or other data, saying what differs."""
+    before = Recipe.load(run.require(folder / run.Layout.recipe)).model_dump()
+    changed = [
+        f"{section}.{key} was {before[section][key]!r}, is {value!r}"
+        for section, table in recipe.model_dump().items()
+        for key, value in table.items()
+        if before[section][key] != value and f"{section}.{key}" not in MAY_CHANGE
+    ]
+    if recipe.train.decay != "none" or recipe.train.warm_up:
+        before_epochs, epochs = before["train"]["epochs"], recipe.train.epochs
+        if before_epochs != epochs:
+            changed.append(f"train.epochs was {before_epochs}, is {epochs}, and the learning rate follows it")
+    digests = load_state(folder)[0].digests
+    changed += [
+        f"the {name} data is another" for name in data.digests if data.digests[name] != digests.get(name)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{folder}: cannot be resumed: {'; '.join(changed)}. Undo the change, or train anew with another -o"
+        )
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request that the loop honours between two batches.
+
+    A second one interrupts at once.
+    """
+    requested = False
+
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
