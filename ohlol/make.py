@@ -97,7 +97,8 @@ def train(
     sizes = ", ".join(f"{len(part.rows):,} {name}" for name, part in parts.items() if part)
     alphabet = len(dataset.vocabulary.alphabet.characters)
     click.echo(f"{sizes} rows; {alphabet:,} characters, {len(dataset.vocabulary.labels):,} labels", err=True)
-    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=progress())
+    live = progress(parsed.monitor)
+    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=live)
     if ended.interrupted:
         state = ended.state
         again = ["ohlol", "train", str(recipe), "-o", str(folder), "--resume"]
