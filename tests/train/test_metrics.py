@@ -114,10 +114,10 @@ def shared_task_f1(gold: list[str], system: list[str]) -> float:
 
 
 def labels_of(text: str, marks: str) -> str:
-    """Letters are labelled by their marks; a space is `I` inside a word and `O` between two."""
+    """Letters are labelled by their marks; a space between two words is outside both or still in the first."""
     labels, after = "", "O"
     for character, mark in zip(reversed(text), reversed(marks), strict=True):
-        label = mark if not character.isspace() else "I" if after == "I" else "O"
+        label = mark if not character.isspace() else "I" if "I" in (mark, after) else "O"
         labels, after = label + labels, label
     return labels
 
