@@ -124,7 +124,7 @@ def labels_of(text: str, marks: str) -> str:
 
 @given(marked)
 def test_span_f1_is_that_of_the_shared_task(drawn: list[list[tuple[str, str, str]]]) -> None:
-    """Two ways of cutting letters into words and sentences score as published figures do, labels or not."""
+    """Two ways of cutting letters into words and sentences score as published figures do, wherever spaces are."""
     texts, *both = (["".join(cell[k] for cell in row) for row in drawn] for k in range(3))
     # The first letter of a row begins a sentence.
     texts, gold, system = ["a" + text for text in texts], *(["S" + row for row in marks] for marks in both)
