@@ -101,7 +101,7 @@ def train(
         click.echo(
             f"{sizes} rows; {alphabet:,} characters, {len(dataset.vocabulary.labels):,} labels", err=True
         )
-    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=progress())
+    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=progress(parsed.monitor))
     if not ended.first:
         sys.exit(1 if ended.interrupted else 0)
     if ended.interrupted:

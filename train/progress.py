@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate
 from types import TracebackType
-from typing import Any, TextIO
+from typing import IO, Any
 
+import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Live
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
-EVERY = 0.1  # seconds between two updates of the live line
+EVERY = 0.1  # seconds between two drawings of the live line
+GAP = 2  # columns between two parts of a line
+SPARKS, BAR = 20, 8  # columns of the sparkline, and of the shortest bar that is worth drawing
+LEVELS, PLAIN_LEVELS = "▁▂▃▄▅▆▇█", "_.-:=+*#"  # from low to high; the second where the first cannot be shown
+SHORT = {"accuracy": "acc", "nats_per_character": "nats/char", "bits_per_character": "bits/char"}
 
 
 class Progress:
@@ -38,7 +48,7 @@ class Progress:
 class Lines(Progress):
     """One plain line an epoch: epoch, loss, dev metrics, characters a second, time left."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, out: IO[str] | None = None) -> None:
         self.out = out or sys.stderr
 
     def start(self, epochs: int, done: int, characters: int) -> None:
@@ -51,43 +61,50 @@ class Lines(Progress):
         self.seen_in_epoch += characters
 
     def epoch(self, record: dict[str, Any], best: bool) -> None:
-        self.say(self.line(record, best))
+        self.say("  ".join(self.parts(record, best)))
         self.seen_in_epoch, self.epoch_began = 0, time.monotonic()
 
-    def line(self, record: dict[str, Any], best: bool) -> str:
-        spent, now = time.monotonic() - self.began, time.monotonic() - self.epoch_began
-        left = (self.epochs - record["epoch"]) * spent / max(record["epoch"] - self.done, 1)
-        parts = [
-            f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
-            f"loss {record['loss']:.4f}",
-        ]
-        parts += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in record.items() if "dev" in name]
-        parts += [f"{rate(self.seen_in_epoch / max(now, 1e-9))}", f"{duration(left)} left"]
-        return "  ".join(parts) + ("  best" if best and any("dev" in name for name in record) else "")
+    def parts(self, record: dict[str, Any], best: bool) -> list[str]:
+        figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in dev_figures(record)]
+        mark = ["best"] if best and figures else []
+        return [*self.headline(record), *figures, self.rate(), self.left(record), *mark]
+
+    def headline(self, record: dict[str, Any]) -> list[str]:
+        return [self.counted(record["epoch"]), f"loss {record['loss']:.4f}"]
+
+    def counted(self, epoch: int) -> str:
+        return f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
+
+    def rate(self) -> str:
+        return f"{short(self.seen_in_epoch / max(time.monotonic() - self.epoch_began, 1e-9))} chars/s"
+
+    def left(self, record: dict[str, Any]) -> str:
+        spent = time.monotonic() - self.began
+        seconds = (self.epochs - record["epoch"]) * spent / max(record["epoch"] - self.done, 1)
+        return f"{duration(seconds)} left"
 
     def say(self, line: str) -> None:
         print(line, file=self.out, flush=True)
 
 
 class Terminal(Lines):
-    """The same lines, and below them a bar that moves."""
+    """The same lines, as much of each as fits, and below them one that moves.
+
+    `monitor` is the dev metric that picks the best epoch.
+    """
+
+    def __init__(self, console: Console, monitor: str) -> None:
+        super().__init__(console.file)
+        self.console, self.monitor = console, f"dev_{monitor}"
+        self.levels = PLAIN_LEVELS if console.options.ascii_only else LEVELS
+        self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def start(self, epochs: int, done: int, characters: int) -> None:
         super().start(epochs, done, characters)
-        self.live = Live(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(file=self.out),
-            transient=True,
-        )
-        self.bar = self.live.add_task(
-            "", total=epochs * characters, completed=done * characters,
-            epoch=min(done + 1, epochs), epochs=epochs, loss="–", rate="",
-        )  # fmt: skip
-        self.shown = 0.0
-        self.pending = 0
+        self.complete = done
+        self.best: float | None = None
+        self.losses = array("d")  # one a drawing: a step must cost nothing
+        self.drawn = -math.inf
 
     def __enter__(self) -> Progress:
         self.live.start()
@@ -100,38 +117,81 @@ class Terminal(Lines):
 
     def step(self, characters: int, loss: float) -> None:
         super().step(characters, loss)
-        self.pending += characters
-        now = time.monotonic()
-        if now - self.shown >= EVERY:  # drawing costs more than a step of a small network
-            self.live.update(
-                self.bar,
-                advance=self.pending,
-                loss=f"{loss:.4f}",
-                rate=rate(self.seen / max(now - self.began, 1e-9)),
-            )
-            self.shown, self.pending = now, 0
+        if time.monotonic() - self.drawn >= EVERY:  # drawing costs more than a step of a small network
+            self.losses.append(loss)
+            self.live.update(self.moving(), refresh=True)
+            self.drawn = time.monotonic()
 
     def epoch(self, record: dict[str, Any], best: bool) -> None:
+        if best:
+            self.best = record.get(self.monitor)
         super().epoch(record, best)
-        self.live.update(self.bar, advance=self.pending, epoch=min(record["epoch"] + 1, self.epochs))
-        self.pending = 0
+        self.complete = record["epoch"]
+
+    def parts(self, record: dict[str, Any], best: bool) -> list[str]:
+        """What matters most comes first; the rest goes where the line is full."""
+        figures = sorted(dev_figures(record), key=lambda figure: figure[0] != self.monitor)
+        said = [f"{SHORT.get(name[4:], name[4:]).replace('_', ' ')} {value:.4f}" for name, value in figures]
+        if said:
+            said[0] = f"dev {said[0]} {'best' if best else '    '}"
+        parts = [*self.headline(record), *said, self.left(record), self.rate()]
+        return fitting(parts, self.console.width)
+
+    def moving(self) -> Table:
+        """The live line, likewise; what it leaves free is a bar."""
+        spent = max(time.monotonic() - self.began, 1e-9)
+        whole, over = self.epochs * self.characters, self.complete * self.characters + self.seen_in_epoch
+        parts = [
+            self.counted(self.complete + 1),
+            f"loss {self.losses[-1]:.4f} {sparkline(self.losses, SPARKS, self.levels)}",
+            *([] if self.best is None else [f"best {self.best:.4f}"]),
+            f"{duration((whole - over) * spent / max(self.seen, 1))} left",
+            f"{short(self.seen / spent)}/s",
+        ]
+        parts = fitting(parts, self.console.width)
+        room = self.console.width - sum(len(part) + GAP for part in parts)
+        bar = [ProgressBar(whole, over, width=room)] if room >= BAR else []
+        line = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+        line.add_row(*parts, *bar)
+        return line
 
     def say(self, line: str) -> None:
-        self.live.console.print(line, highlight=False, markup=False)
+        self.console.print(line, highlight=False, markup=False, no_wrap=True, crop=True)
 
 
-def progress(out: TextIO | None = None) -> Progress:
+def progress(monitor: str, out: IO[str] | None = None) -> Progress:
     """The live one where `out` (stderr) is a terminal, plain lines elsewhere."""
     out = out or sys.stderr
-    return Terminal(out) if out.isatty() else Lines(out)
+    return Terminal(Console(file=out), monitor) if out.isatty() else Lines(out)
 
 
-def rate(characters: float) -> str:
-    """Characters a second, short."""
+def dev_figures(record: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in record.items() if name.startswith("dev_")]
+
+
+def fitting(parts: list[str], width: int) -> list[str]:
+    """The first of `parts`, as many as fit `width` columns with a gap between two."""
+    ends = accumulate(len(part) + GAP for part in parts)
+    return [part for part, end in zip(parts, ends, strict=True) if end - GAP <= width]
+
+
+def sparkline(values: Sequence[float], width: int, levels: str = LEVELS) -> str:
+    """At most `width` blocks, each as high as the mean of its share of `values`; of finite ones only."""
+    found = np.asarray(values, dtype=np.float64)
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return ""
+    means = np.array([part.mean() for part in np.array_split(found, min(width, len(found)))])
+    span = np.ptp(means)
+    heights = (means - means.min()) / span if span else np.zeros(len(means))
+    return "".join(levels[round(height * (len(levels) - 1))] for height in heights)
+
+
+def short(number: float) -> str:
     for limit, unit in ((1e6, "M"), (1e3, "k")):
-        if characters >= limit:
-            return f"{characters / limit:.1f}{unit} chars/s"
-    return f"{characters:.0f} chars/s"
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -1,14 +1,19 @@
-"""The figures are what their names say, against the plainest code that computes them."""
+"""The figures are what their names say, against the plainest code that computes them and what others publish by."""
 
 from __future__ import annotations
 
 import math
+import re
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from seqeval.metrics import f1_score as entity_f1
+from seqeval.scheme import IOB2
+from sklearn.metrics import accuracy_score, f1_score
 
 from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.run import Vocabulary
@@ -30,6 +35,12 @@ rows = st.lists(
     st.lists(
         st.tuples(st.sampled_from("ab \u00a0\u3000"), *[st.sampled_from(LABELS)] * 2), min_size=1, max_size=25
     ),
+    min_size=1,
+    max_size=5,
+)
+# A character, and whether a word (B), a sentence (S) or nothing begins there, twice.
+marked = st.lists(
+    st.lists(st.tuples(st.sampled_from("ab \u00a0\u3000"), *[st.sampled_from("BSI")] * 2), max_size=25),
     min_size=1,
     max_size=5,
 )
@@ -73,17 +84,13 @@ def naive_span_f1(texts: list[str], gold: list[list[Span]], predicted: list[list
 
 
 @given(answers)
-def test_accuracy_and_macro_f1_agree_with_their_definition(case: tuple[int, list[tuple[int, int]]]) -> None:
+def test_accuracy_and_macro_f1_are_those_of_scikit_learn(case: tuple[int, list[tuple[int, int]]]) -> None:
     """Macro-F1 is the plain mean over the labels that occur in either; no rare label is forgotten."""
     labels, pairs = case
-    scores = []
-    for label in sorted({label for pair in pairs for label in pair}):
-        right = sum(pair == (label, label) for pair in pairs)
-        gold, found = sum(g == label for g, _ in pairs), sum(p == label for _, p in pairs)
-        scores.append(naive_f1(right, found, gold))
-    expected = {"accuracy": sum(g == p for g, p in pairs) / len(pairs), "macro_f1": sum(scores) / len(scores)}
-    gold_ids, predicted = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
-    assert pytest.approx(expected) == label_metrics(gold_ids, predicted, labels)
+    gold, predicted = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
+    macro = f1_score(gold, predicted, average="macro", zero_division=0)
+    expected = {"accuracy": accuracy_score(gold, predicted), "macro_f1": macro}
+    assert pytest.approx(expected) == label_metrics(gold, predicted, labels)
 
 
 @given(rows)
@@ -94,6 +101,59 @@ def test_span_f1_agrees_with_sets_of_characters(drawn: list[list[tuple[str, str,
     for name, spans in (("words_f1", word_spans), ("sentences_f1", sentence_spans)):
         expected = naive_span_f1(texts, [spans(row) for row in gold], [spans(row) for row in predicted])
         assert pytest.approx(expected) == found[name]
+
+
+def forms(texts: list[str], marks: list[str], begins: str) -> list[str]:
+    """The letters of all texts in pieces, one beginning at each of the marks `begins`, as CoNLL-U lists them."""
+    letters = ((c, mark) for row in zip(texts, marks, strict=True) for c, mark in zip(*row, strict=True))
+    return "".join("|" * (mark in begins) + c for c, mark in letters if not c.isspace()).split("|")[1:]
+
+
+def shared_task_f1(gold: list[str], system: list[str]) -> float:
+    """F1 as the CoNLL 2018 shared task defines it: a form is right where it covers the same characters of the
+    text, whose spaces are removed; precision is right / system, recall right / gold.
+    """
+    assert "".join(gold) == "".join(system)
+    have, want = (set(pairwise(accumulate(map(len, pieces), initial=0))) for pieces in (system, gold))
+    return 2 * len(have & want) / (len(gold) + len(system))
+
+
+def labels_of(text: str, marks: str) -> str:
+    """Letters are labelled by their marks; a space between two words is outside both or still in the first."""
+    labels, after = "", "O"
+    for character, mark in zip(reversed(text), reversed(marks), strict=True):
+        label = mark if not character.isspace() else "I" if "I" in (mark, after) else "O"
+        labels, after = label + labels, label
+    return labels
+
+
+@given(marked)
+def test_span_f1_is_that_of_the_shared_task(drawn: list[list[tuple[str, str, str]]]) -> None:
+    """Two ways of cutting letters into words and sentences score as published figures do, wherever spaces are."""
+    texts, *both = (["".join(cell[k] for cell in row) for row in drawn] for k in range(3))
+    # The first letter of a row begins a sentence.
+    texts, gold, system = ["a" + text for text in texts], *(["S" + row for row in marks] for marks in both)
+    labels = ([labels_of(*row) for row in zip(texts, marks, strict=True)] for marks in (gold, system))
+    found = scored(texts, *labels)
+    for name, begins in (("words_f1", "BS"), ("sentences_f1", "S")):
+        expected = shared_task_f1(forms(texts, gold, begins), forms(texts, system, begins))
+        assert pytest.approx(expected) == found[name]
+
+
+@given(rows)
+def test_words_f1_is_that_of_seqeval(drawn: list[list[tuple[str, str, str]]]) -> None:
+    """Words without spaces are entities of one kind; strict IOB2 knows no `I` that follows no word."""
+    texts = ["".join(cell[0] for cell in row) for row in drawn]
+    gold, predicted = (
+        [re.sub("(^|O)I+", lambda stray: "O" * len(stray[0]), "".join(labels)) for labels in both]
+        for both in (
+            (["O" if cell[0].isspace() else cell[k] for cell in row] for row in drawn) for k in (1, 2)
+        )
+    )
+    tags = {"O": "O", "B": "B-word", "S": "B-word", "I": "I-word"}
+    truth, answer = ([[tags[label] for label in row] for row in both] for both in (gold, predicted))
+    expected = entity_f1(truth, answer, mode="strict", scheme=IOB2, zero_division=0)
+    assert pytest.approx(expected) == scored(texts, gold, predicted)["words_f1"]
 
 
 @pytest.mark.parametrize(
