@@ -1,4 +1,4 @@
-"""The commands that make a bundle: demo, train, evaluate, export. Each joins the stages it needs."""
+"""The commands that make a bundle: demo, init, train, evaluate, export. Each joins the stages it needs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import ohlol
 from ohlol.artifacts.errors import OhlolError
 
 if TYPE_CHECKING:
+    from ohlol.artifacts.contract import Task
     from ohlol.train.metrics import Metrics
 
 PATH = click.Path(path_type=Path)
@@ -58,6 +59,39 @@ def demo(output: Path | None) -> None:
         click.echo(export_run(run, bundle).proof.table(), err=True)
         click.echo(f"\nanswering with ONNX Runtime from {Layout.onnx}", err=True)
         click.echo(f"{text} → {ohlol.load(bundle)(text)}")
+
+
+@click.command()
+@click.argument("data", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="recipe.toml",
+    show_default=True,
+    metavar="RECIPE",
+    help="Where to write it; - is stdout.",
+)
+@click.option("--task", type=click.Choice(["tag", "classify", "lm"]), help="In place of the guess.")
+def init(data: Path, output: Path, task: Task | None) -> None:
+    """Write a recipe for DATA, a file or a folder, from a look at it.
+
+    Task, columns and sizes are guesses; each is said, with its reason, here and in the recipe.
+    """
+    from ohlol.train.guess import guess
+
+    stdout = str(output) == "-"
+    if not stdout and output.exists():
+        raise OhlolError(f"{output}: is there already and stays as it is; name another with -o, or delete it")
+    guessed = guess(data, output.parent, task)
+    text = guessed.recipe(data)
+    for line in guessed.said():
+        click.echo(line, err=True)
+    if stdout:
+        click.echo(text, nl=False)
+        return
+    output.write_text(text, encoding="utf-8")
+    click.echo(f"{output} holds the recipe; next: {shlex.join(['ohlol', 'train', str(output)])}", err=True)
 
 
 @click.command()

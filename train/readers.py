@@ -63,15 +63,18 @@ def read(path: Path, data: Data, task: Task) -> list[Example]:
             f'{path}: format "{data.format}" expects a {"folder" if data.format == "folder" else "file"}'
         )
     mistakes = Mistakes(path)
-    examples = [
-        example
-        for text, answer, line in _pairs(path, data, task, mistakes)
-        if (example := _example(text, answer, line, data, task, mistakes)) is not None
-    ]
+    found = list(examples(path, data, task, mistakes))
     mistakes.raise_any()
-    if not examples:
+    if not found:
         raise DataError(f"{path}: no examples in it")
-    return examples
+    return found
+
+
+def examples(path: Path, data: Data, task: Task, mistakes: Mistakes) -> Iterator[Example]:
+    """The examples of a file or folder that is there, one by one; what is wrong goes to `mistakes`."""
+    for text, answer, line in _pairs(path, data, task, mistakes):
+        if (example := _example(text, answer, line, data, task, mistakes)) is not None:
+            yield example
 
 
 def read_inline(data: Data, task: Task) -> list[Example]:
