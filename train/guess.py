@@ -240,7 +240,7 @@ def _parts(
         notes.append(f"fewer than {ENOUGH} rows: all are to train on, and nothing measures the result")
         return keys, rows, labels
     if len(unique) < len(rows):
-        why = f"before splitting: {len(rows) - len(unique):,} of {len(rows):,} rows stand there twice or more"
+        why = f"before splitting: {len(rows) - len(unique):,} of {len(rows):,} rows repeat another"
         keys.append(Key("data.deduplicate", True, why))
     how = "in the order of the text" if look.form == "text" else "drawn by split_seed"
     keys.append(Key("data.split", [0.8, 0.1, 0.1], f"no dev or test file beside it: train, dev, test, {how}"))

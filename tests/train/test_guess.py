@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,15 @@ def test_a_folder_of_texts_trains(tmp_path: Path) -> None:
     assert told == {"format": "folder", "train": "../data", "deduplicate": True, "split": [0.8, 0.1, 0.1]}
     assert "2 of 122 rows" in recipe.read_text()
     run("train", recipe, "-o", tmp_path / "run", "--set", "train.epochs=1", "--set", "model.hidden_size=4")
+
+
+def test_folders_beside_it(tmp_path: Path) -> None:
+    """The folder `dev` beside the folder `train`."""
+    for part in ("train", "dev"):
+        for kind in KINDS:
+            write(tmp_path / part / f"{kind}.txt", "\n".join(WORDS))
+    found = keys(tmp_path / "train")
+    assert (found["data.train"], found["data.dev"], found.get("data.split")) == ("train", "dev", None)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +353,40 @@ def test_any_names_make_a_recipe(tmp_path: Path, text: str, label: str, labels: 
     (tmp_path / "r.toml").write_text(guess(path, tmp_path, "classify").recipe(path))
     data = load(Recipe.load(tmp_path / "r.toml"), tmp_path)
     assert set(data.vocabulary.labels) <= set(labels) | {row[text] for row in rows}
+
+
+cells = st.text('ab B\u0301"{}[],:\t\r\n\\#1\u3000', max_size=6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(
+    suffix=st.sampled_from([".tsv", ".csv", ".jsonl", ".conllu", ".txt"]),
+    content=st.lists(st.lists(cells, min_size=1, max_size=3), min_size=1, max_size=25),
+    separator=st.sampled_from(["\t", ",", "\t_\t"]),
+    as_json=st.booleans(),
+    task=st.sampled_from([None, "tag", "classify", "lm"]),
+)
+def test_whatever_stands_in_a_file(
+    tmp_path: Path, suffix: str, content: list[list[str]], separator: str, as_json: bool, task: Any
+) -> None:
+    """One of our errors, or a recipe that can be read; and where nothing is noted, data that can be loaded."""
+    lines = [json.dumps(dict(enumerate(row))) if as_json else separator.join(row) for row in content]
+    path = write(tmp_path / f"t{suffix}", "\n".join(lines))
+    try:
+        found = guess(path, tmp_path, task)
+    except DataError as error:
+        assert str(error).startswith(str(path))
+        return
+    (tmp_path / "r.toml").write_text(found.recipe(path))
+    recipe = Recipe.load(tmp_path / "r.toml")
+    if not any("do not fit" in note or "header" in note for note in found.notes) and recipe.task.kind != "lm":
+        load(recipe, tmp_path)
+
+
+def test_no_torch_is_needed() -> None:
+    """A guess is made at once."""
+    code = "import sys, ohlol.train.guess; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_surrogate_is_refused(tmp_path: Path) -> None:
