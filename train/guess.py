@@ -212,8 +212,9 @@ def _notes(look: Look, mistakes: Mistakes, rows: int, share: float) -> list[str]
         )
         shown = [text for text in shown if not text.startswith(f"{mistakes.path}:1:")]
     if shown:
+        count = mistakes.count - (len(mistakes.shown) - len(shown))
         notes.append(
-            f"{mistakes.count:,} of {mistakes.count + rows:,} rows do not fit, and `ohlol train` reports them as "
+            f"{count:,} of {count + rows:,} rows do not fit, and `ohlol train` reports them as "
             f"mistakes: mend or remove them. The first: {shown[0].removeprefix(f'{mistakes.path.parent}/')!r}"
         )
     return notes

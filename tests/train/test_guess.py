@@ -220,6 +220,14 @@ def test_rows_that_do_not_fit_are_said(tmp_path: Path) -> None:
     ]
 
 
+def test_a_header_is_not_one_of_the_mistakes(tmp_path: Path) -> None:
+    """Each is told by itself."""
+    content = "text\tlabel\n" + tsv([*WORDS, "abc"], [*UPPER, "x"])
+    header, mistake = guess(write(tmp_path / "t.tsv", content), tmp_path).notes
+    assert "header" in header
+    assert mistake.startswith("1 of 61 rows")
+
+
 @pytest.mark.parametrize(
     ("first", "columns", "task"),
     [
