@@ -47,7 +47,7 @@ def main() -> None:
 
 
 for command in (
-    *(make.demo, make.train, make.evaluate, make.export),
+    *(make.demo, make.init, make.train, make.evaluate, make.export),
     *(use.verify, use.bench, use.predict, use.inspect),
 ):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""The commands that make a bundle: demo, train, evaluate, export. Each joins the stages it needs."""
+"""The commands that make a bundle: demo, init, train, evaluate, export. Each joins the stages it needs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import ohlol
 from ohlol.artifacts.errors import OhlolError
 
 if TYPE_CHECKING:
+    from ohlol.artifacts.contract import Task
     from ohlol.train.metrics import Metrics
 
 PATH = click.Path(path_type=Path)
@@ -62,6 +63,39 @@ def demo(output: Path | None) -> None:
 
 
 @click.command()
+@click.argument("data", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="recipe.toml",
+    show_default=True,
+    metavar="RECIPE",
+    help="Where to write it; - is stdout.",
+)
+@click.option("--task", type=click.Choice(["tag", "classify", "lm"]), help="In place of the guess.")
+def init(data: Path, output: Path, task: Task | None) -> None:
+    """Write a recipe for DATA, a file or a folder, from a look at it.
+
+    Task, columns and sizes are guesses; each is said, with its reason, here and in the recipe.
+    """
+    from ohlol.train.guess import guess
+
+    stdout = str(output) == "-"
+    if not stdout and output.exists():
+        raise OhlolError(f"{output}: is there already and stays as it is; name another with -o, or delete it")
+    guessed = guess(data, output.parent, task)
+    text = guessed.recipe(data)
+    for line in guessed.said():
+        click.echo(line, err=True)
+    if stdout:
+        click.echo(text, nl=False)
+        return
+    output.write_text(text, encoding="utf-8")
+    click.echo(f"{output} holds the recipe; next: {shlex.join(['ohlol', 'train', str(output)])}", err=True)
+
+
+@click.command()
 @click.argument("recipe", type=PATH)
 @click.option(
     "-o", "--output", type=PATH, metavar="RUN", help="The run's folder. [default: runs/<recipe's name>]"
@@ -101,7 +135,9 @@ def train(
         click.echo(
             f"{sizes} rows; {alphabet:,} characters, {len(dataset.vocabulary.labels):,} labels", err=True
         )
-    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=progress(parsed.monitor))
+    ended = train_run(
+        parsed, dataset, folder, resume=resume, device=device, progress=progress(parsed.monitor)
+    )
     if not ended.first:
         sys.exit(1 if ended.interrupted else 0)
     if ended.interrupted:

@@ -57,10 +57,10 @@ def read(path: Path, data: Data, task: Task) -> list[Example]:
     return list(examples(path, data, task))
 
 
-def examples(path: Path, data: Data, task: Task) -> Iterator[Example]:
+def examples(path: Path, data: Data, task: Task, mistakes: Mistakes | None = None) -> Iterator[Example]:
     """The examples of one file (or folder), as they are read.
 
-    Raises `DataError`, at the end with the mistakes found, or before where there is nothing to read.
+    What is wrong with them goes to `mistakes`; where that is None, it is raised at the end. Raises `DataError`.
     """
     if not path.exists():
         raise DataError(
@@ -71,15 +71,16 @@ def examples(path: Path, data: Data, task: Task) -> Iterator[Example]:
         raise DataError(
             f'{path}: format "{data.format}" expects a {"folder" if data.format == "folder" else "file"}'
         )
-    mistakes, count = Mistakes(path), 0
-    for text, answer, line in _pairs(path, data, task, mistakes):
-        example = _example(text, answer, line, data, task, mistakes)
+    own, count = mistakes or Mistakes(path), 0
+    for text, answer, line in _pairs(path, data, task, own):
+        example = _example(text, answer, line, data, task, own)
         if example is not None:
             count += 1
             yield example
-    mistakes.raise_any()
-    if not count:
-        raise DataError(f"{path}: no examples in it")
+    if mistakes is None:
+        own.raise_any()
+        if not count:
+            raise DataError(f"{path}: no examples in it")
 
 
 def read_inline(data: Data, task: Task) -> list[Example]:
