@@ -1,7 +1,8 @@
-"""The commands that make a bundle: demo, train, evaluate, export. Each joins the stages it needs."""
+"""The commands that make a bundle: demo, train, evaluate, report, export. Each joins the stages it needs."""
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import ohlol
 from ohlol.artifacts.errors import OhlolError
 
 if TYPE_CHECKING:
+    from ohlol.train.data import Split
     from ohlol.train.metrics import Metrics
 
 PATH = click.Path(path_type=Path)
@@ -71,6 +73,7 @@ def demo(output: Path | None) -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that stands in RUN.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--tensorboard", is_flag=True, help="Write RUN/tensorboard too, while training goes on.")
 def train(
     recipe: Path,
     output: Path | None,
@@ -78,10 +81,11 @@ def train(
     overrides: tuple[str, ...],
     resume: bool,
     device: str,
+    tensorboard: bool,
 ) -> None:
     """Train the network that RECIPE describes.
 
-    Leaves a run: the best and the last checkpoint, the metrics, the recipe as resolved. Ctrl-C stops between
+    Leaves a run: the best and the last checkpoint, the metrics, the recipe as resolved, a report. Ctrl-C stops between
     two steps and says how to go on.
     """
     from ohlol.train.data import data_folders, load
@@ -89,6 +93,7 @@ def train(
     from ohlol.train.loop import train as train_run
     from ohlol.train.progress import progress
     from ohlol.train.recipe import Recipe
+    from ohlol.train.report import write_report
 
     parsed = Recipe.load(recipe, overrides)
     folder = output or Path("runs") / recipe.stem
@@ -97,11 +102,17 @@ def train(
     sizes = ", ".join(f"{len(part.rows):,} {name}" for name, part in parts.items() if part)
     alphabet = len(dataset.vocabulary.alphabet.characters)
     click.echo(f"{sizes} rows; {alphabet:,} characters, {len(dataset.vocabulary.labels):,} labels", err=True)
-    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=progress())
+    shown = progress()
+    if tensorboard:
+        from ohlol.train.board import Board
+
+        shown = Board(folder, math.ceil(len(dataset.train.rows) / parsed.train.batch_size), beside=shown)
+    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=shown)
     if ended.interrupted:
         state = ended.state
         again = ["ohlol", "train", str(recipe), "-o", str(folder), "--resume"]
         again += ["--data", str(data)] if data else []
+        again += ["--tensorboard"] if tensorboard else []
         again += [word for override in overrides for word in ("--set", override)]
         message = f"stopped after epoch {state.epoch}, step {state.step}; all of it is kept in {folder}. Go on with:"
         click.echo(f"{message}\n  {shlex.join(again)}", err=True)
@@ -110,8 +121,11 @@ def train(
         patience = parsed.train.early_stopping
         click.echo(f"stopped early: {patience} epochs without a better dev {parsed.monitor}", err=True)
     click.echo(f"\nbest epoch: {ended.state.best_epoch} of {ended.state.epoch}", err=True)
-    _print_metrics(finish(ended, dataset))
-    click.echo(f"{folder} holds the run; next: ohlol export {folder}", err=True)
+    results = finish(ended, dataset)
+    _print_metrics(results)
+    name = next(iter(results))  # dev if there is one, else test, else train
+    page = write_report(folder, ended.network, name, cast("Split", parts[name]))
+    click.echo(f"{folder} holds the run; {page} shows it in a browser; next: ohlol export {folder}", err=True)
 
 
 @click.command()
@@ -139,6 +153,29 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
     part = load_split(recipe, vocabulary, split, *data_folders(data, Path()))
     results = model(example.text for example in part.examples)
     _print_metrics({split: evaluate_results(results, part, vocabulary, facts.task)})
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "dev", "test"]),
+    help="[default: dev if there is one, else test, else train]",
+)
+@DATA
+def report(run: Path, split: str | None, data: Path | None) -> None:
+    """Write RUN/report.html anew: curves, confusions, the worst examples.
+
+    Of the best checkpoint. The page is one file that needs no network.
+    """
+    from ohlol.train.checkpoint import load_network
+    from ohlol.train.data import data_folders, load_split
+    from ohlol.train.report import measured, write_report
+
+    network, recipe, vocabulary, state = load_network(run)
+    name = split or measured(recipe)
+    part = load_split(recipe, vocabulary, name, *data_folders(data, Path(state.data_folder)))
+    click.echo(f"{write_report(run, network, name, part)} shows it in a browser", err=True)
 
 
 @click.command()

@@ -96,6 +96,7 @@ def train(
     _describe(recipe, data, folder)
 
     rows = data.train.rows
+    progress.state = state
     progress.start(settings.epochs, state.epoch, len(rows.ids))
     with progress, _stop_requested() as stop:
         while state.epoch < settings.epochs and not _enough(recipe, state):
@@ -186,7 +187,7 @@ def _may_begin(folder: Path) -> None:
         )
     for path in folder.rglob("*") if folder.is_dir() else ():
         if path.name not in run.NAMES and not any(
-            part.startswith(".") for part in path.relative_to(folder).parts
+            part.startswith(".") or part == run.Layout.tensorboard for part in path.relative_to(folder).parts
         ):
             raise CheckpointError(
                 f"{folder}: holds {path.name}, which no run wrote; name another folder with -o"

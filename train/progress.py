@@ -5,17 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Live
 
+if TYPE_CHECKING:
+    from ohlol.train.checkpoint import State
+
 EVERY = 0.1  # seconds between two updates of the live line
 
 
 class Progress:
-    """Reports nothing; the base of `Lines` and `Terminal`."""
+    """Reports nothing; the base of `Lines`, `Terminal` and `Board`."""
+
+    state: State  # where the run stands, kept up to date by the loop; there from `start` on
 
     def start(self, epochs: int, done: int, characters: int) -> None:
         """`epochs` in all, `done` of them, `characters` in each."""
