@@ -125,7 +125,8 @@ def train(
     _print_metrics(results)
     name = next(iter(results))  # dev if there is one, else test, else train
     page = write_report(folder, ended.network, name, cast("Split", parts[name]))
-    click.echo(f"{folder} holds the run; {page} shows it in a browser; next: ohlol export {folder}", err=True)
+    click.echo(f"{page} shows it in a browser", err=True)
+    click.echo(f"{folder} holds the run; next: ohlol export {folder}", err=True)
 
 
 @click.command()

@@ -140,7 +140,8 @@ def _plot(title: str, names: Sequence[str], history: Sequence[dict[str, Any]], b
                 axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "", label=label)
             if best_epoch:
                 axes.axvline(best_epoch, color=INK, linestyle=":", label="best")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(0.5, history[-1]["epoch"] + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.tick_params(colors=INK)
             axes.xaxis.label.set_color(INK)
             for spine in axes.spines.values():
