@@ -19,6 +19,7 @@ from ohlol.artifacts.run import LOWER_IS_BETTER, Layout, checkpoint, is_run, req
 
 NONE = "–"
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}  # blocks of weights in a cell
+NETWORK = ("cell", "num_layers", "hidden_size", "bidirectional")
 WIDEST = 40  # characters of a recipe's value that are shown
 
 Values = dict[str, Any]
@@ -113,7 +114,7 @@ def _row_of_run(folder: Path) -> Row:
         return Row(
             path=str(folder),
             task=recipe["task"]["kind"],
-            network=recipe["model"],
+            network={key: recipe["model"][key] for key in NETWORK},
             parameters=sum(map(math.prod, weight_shapes(shapes_file).values())),
             epoch=int(state["epoch"]),
             best_epoch=int(state["best_epoch"]),
@@ -132,7 +133,7 @@ def _row_of_bundle(path: str) -> Row:
         return Row(
             path=path,
             task=manifest.task,
-            network=manifest.network,
+            network={key: manifest.network[key] for key in NETWORK},
             parameters=_parameters(manifest),
             epoch=None,
             best_epoch=source.get("checkpoint", {}).get("epoch"),
@@ -179,7 +180,7 @@ def _network(network: Values) -> str:
 
 def _epochs(row: Row) -> str:
     if not row.finished:
-        return f"unfinished, after {row.epoch} of {row.recipe['train.epochs']}"
+        return f"unfinished, after {row.epoch} of {row.recipe.get('train.epochs', NONE)}"
     if row.best_epoch is None:
         return NONE
     return str(row.best_epoch) if row.epoch is None else f"{row.best_epoch} of {row.epoch}"

@@ -22,12 +22,13 @@ LONGEST = 400  # characters shown of one example, about
 class Piece(NamedTuple):
     """Some text, and what it is: "word", "wrong", "sentence" (it begins one), "gap", or several; or "".
 
-    `note` says what is wrong; `nats` is how surprising it was, None where nothing was predicted.
+    `labels` are the label in the data and the one answered in its place; `nats` is how surprising the text was,
+    None where it was not predicted.
     """
 
     text: str
     kind: str = ""
-    note: str = ""
+    labels: tuple[str, str] | None = None
     nats: float | None = None
 
 
@@ -121,16 +122,16 @@ def _labelled(
 ) -> Iterator[Piece]:
     """The text with its wrong characters apart, those with the same mistake together."""
 
-    def note(k: int) -> str:
-        return f"{gold[k]} → {predicted[k]}" if gold[k] != predicted[k] else ""
+    def mistake(k: int) -> tuple[str, str] | None:
+        return (gold[k], predicted[k]) if gold[k] != predicted[k] else None
 
     for start, end in _with_gaps(windows, len(text)):
         if start < 0:
             yield Piece("…", "gap")
             continue
-        for mistake, places in groupby(range(start, end), note):
+        for labels, places in groupby(range(start, end), mistake):
             run = list(places)
-            yield Piece(text[run[0] : run[-1] + 1], "wrong" if mistake else "", mistake)
+            yield Piece(text[run[0] : run[-1] + 1], "wrong" if labels else "", labels)
 
 
 def _words(
