@@ -36,6 +36,7 @@ class Row:
     epoch: int | None  # the last one; None: a bundle does not say
     best_epoch: int | None
     finished: bool
+    seconds: float | None  # spent in training, where that is known
     metrics: dict[str, dict[str, float]]
     recipe: Values = field(repr=False)  # by `section.key`, and the digest of each data file
 
@@ -81,10 +82,13 @@ def as_text(rows: Sequence[Row]) -> str:
         if name != "bits_per_character"  # nats in another unit
     )
     marked = best(rows)
-    lines = [["run", "task", "network", "parameters", "best epoch"]]
+    timed = ["minutes"] if any(row.seconds is not None for row in rows) else []
+    lines = [["run", "task", "network", "parameters", "best epoch", *timed]]
     lines[0] += [f"{split} {name.replace('_', ' ')}" for split, name in columns]
     for row in rows:
         line = [row.path, row.task, _network(row.network), f"{row.parameters:,}", _epochs(row)]
+        if timed:
+            line.append(NONE if row.seconds is None else f"{row.seconds / 60:.1f}")
         for split, name in columns:
             value = row.metrics.get(split, {}).get(name)
             star = " *" if value is not None and marked.get((row.task, split, name)) == value else "  "
@@ -119,6 +123,7 @@ def _row_of_run(folder: Path) -> Row:
             epoch=int(state["epoch"]),
             best_epoch=int(state["best_epoch"]),
             finished=results.is_file(),
+            seconds=state.get("seconds"),
             metrics=_metrics(json.loads(results.read_bytes())) if results.is_file() else {},
             recipe=_flat(recipe, state.get("digests", {})),
         )
@@ -138,6 +143,7 @@ def _row_of_bundle(path: str) -> Row:
             epoch=None,
             best_epoch=source.get("checkpoint", {}).get("epoch"),
             finished=True,
+            seconds=None,
             metrics=_metrics(manifest.metrics),
             recipe=_flat(source.get("recipe", {}), source.get("data", {})),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 import tempfile
@@ -106,7 +105,7 @@ def train(
     if tensorboard:
         from ohlol.train.board import Board
 
-        shown = Board(folder, math.ceil(len(dataset.train.rows) / parsed.train.batch_size), beside=shown)
+        shown = Board(folder, beside=shown)
     ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=shown)
     if ended.interrupted:
         state = ended.state

@@ -15,18 +15,18 @@ EVERY = 10  # steps between two points of the loss, which is the mean over them
 class Board(Progress):
     """Writes loss, learning rate and dev metrics as events, and passes everything on to `beside`.
 
-    Every point stands at the number of steps done since training began, `steps` in each epoch. Points that a
+    Every point stands at the number of steps done since training began. Points that a
     killed process wrote after its last checkpoint are done, and written, again: TensorBoard drops the old ones.
     """
 
-    def __init__(self, folder: Path, steps: int, beside: Progress | None = None) -> None:
+    def __init__(self, folder: Path, beside: Progress | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # here: slow, and missing without its extra
 
-        self.folder, self.steps, self.beside = folder / Layout.tensorboard, steps, beside or Progress()
+        self.folder, self.beside = folder / Layout.tensorboard, beside or Progress()
         self.make = SummaryWriter
 
     def start(self, epochs: int, done: int, characters: int) -> None:
-        self.beside.state = self.state
+        self.beside.state, self.beside.steps = self.state, self.steps
         self.beside.start(epochs, done, characters)
         self.writer = self.make(str(self.folder), purge_step=self.now + 1)
         self.seen = (self.state.loss, self.state.weight)
@@ -40,8 +40,10 @@ class Board(Progress):
         self.beside.step(characters, loss)
         if self.state.step % EVERY and self.state.step != self.steps:
             return
-        (before, weight), self.seen = self.seen, (self.state.loss, self.state.weight)
-        self.writer.add_scalar("train/loss", (self.seen[0] - before) / (self.seen[1] - weight), self.now)
+        loss, weight = self.state.loss - self.seen[0], self.state.weight - self.seen[1]
+        if weight:  # 0 where the losses are still to be added up
+            self.writer.add_scalar("train/loss", loss / weight, self.now)
+            self.seen = (self.state.loss, self.state.weight)
 
     def epoch(self, record: dict[str, Any], best: bool) -> None:
         self.beside.epoch(record, best)

@@ -96,7 +96,7 @@ def train(
     _describe(recipe, data, folder)
 
     rows = data.train.rows
-    progress.state = state
+    progress.state, progress.steps = state, -(-len(rows) // settings.batch_size)
     progress.start(settings.epochs, state.epoch, len(rows.ids))
     with progress, _stop_requested() as stop:
         while state.epoch < settings.epochs and not _enough(recipe, state):

@@ -20,7 +20,9 @@ EVERY = 0.1  # seconds between two updates of the live line
 class Progress:
     """Reports nothing; the base of `Lines`, `Terminal` and `Board`."""
 
-    state: State  # where the run stands, kept up to date by the loop; there from `start` on
+    # There from `start` on: where the run stands, kept up to date by the loop, and the steps of an epoch.
+    state: State
+    steps: int
 
     def start(self, epochs: int, done: int, characters: int) -> None:
         """`epochs` in all, `done` of them, `characters` in each."""

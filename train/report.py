@@ -17,10 +17,11 @@ from ohlol.artifacts.describe import describe_run
 from ohlol.artifacts.files import new_file
 from ohlol.artifacts.run import Layout, Vocabulary, require
 from ohlol.train import worst
+from ohlol.train.certainty import sure_answers, surprises
 from ohlol.train.checkpoint import State, load_state
 from ohlol.train.confusion import Confusion
 from ohlol.train.data import Split
-from ohlol.train.evaluate import answers, sure_answers, surprises
+from ohlol.train.evaluate import answers
 from ohlol.train.metrics import label_metrics, lm_metrics, tag_metrics
 from ohlol.train.network import Network
 from ohlol.train.recipe import Recipe
@@ -76,19 +77,20 @@ def _findings(network: Network, split: Split, vocabulary: Vocabulary) -> dict[st
         nats = surprises(network, split, device)
         total = float(sum(row.sum(dtype=float) for row in nats))
         return {
-            "metrics": lm_metrics(total, len(split.rows.targets)),
-            "worst": worst.worst_predicted(split, nats),
+            "metrics": lm_metrics(total, sum(map(len, nats))),
+            "worst": worst.worst_predicted(split, nats, vocabulary.alphabet),
         }
+    gold = split.rows.targets
     if network.task == "classify":
         ids, sure = sure_answers(network, split, device)
-        metrics = label_metrics(split.rows.targets, ids, len(labels))
+        metrics = label_metrics(gold, ids, len(labels))
         rows = worst.worst_classified(split, ids, sure, labels)
     else:
         by_row = answers(network, split, device)
         ids = np.concatenate(by_row)
         metrics = tag_metrics(split, by_row, vocabulary)
         rows = worst.worst_tagged(split, by_row, vocabulary)
-    confusion = Confusion.of(split.rows.targets, ids, labels)
+    confusion = Confusion.of(gold, ids, labels)
     return {"metrics": metrics, "worst": rows} | _confused(confusion)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ohlol.artifacts.alphabet import RESERVED, Alphabet
 from ohlol.artifacts.run import Vocabulary
 from ohlol.artifacts.words import word_spans
 from ohlol.train.data import Split
@@ -35,6 +36,7 @@ class Piece(NamedTuple):
 class Row(NamedTuple):
     """One example. `score` is its number of mistakes, the probability of the wrong answer, or nats a character.
 
+    `line` is where it stands in its file, 0 where that says nothing.
     `lines` has one line, or two for words: as they are in the data, and as the network divides them.
     """
 
@@ -47,15 +49,14 @@ class Row(NamedTuple):
 
 def worst_tagged(split: Split, predicted: Sequence[NDArray[np.int64]], vocabulary: Vocabulary) -> list[Row]:
     """The rows with the most wrong labels, most first; long ones are shown around their mistakes."""
+    targets = split.rows.targets
     ends = np.cumsum([0, *map(len, predicted)])
-    wrong = split.rows.targets != np.concatenate(predicted)
+    wrong = targets != np.concatenate(predicted)
     mistakes = np.diff(np.concatenate(([0], np.cumsum(wrong)))[ends])
     rows = []
     for k in _highest(mistakes, mistakes > 0):
         inside = slice(ends[k], ends[k + 1])
-        gold, found = (
-            [vocabulary.labels[i] for i in ids] for ids in (split.rows.targets[inside], predicted[k])
-        )
+        gold, found = ([vocabulary.labels[i] for i in ids] for ids in (targets[inside], predicted[k]))
         text, windows = split.examples[k].text, _around(wrong[inside])
         if vocabulary.label_scheme:
             pair = (gold, found), (found, gold)
@@ -83,18 +84,25 @@ def worst_classified(
     ]
 
 
-def worst_predicted(split: Split, surprises: Sequence[NDArray[np.float32]]) -> list[Row]:
-    """The passages with the highest nats per character; of a long row, the worst part."""
+def worst_predicted(split: Split, surprises: Sequence[NDArray[np.float32]], alphabet: Alphabet) -> list[Row]:
+    """The passages with the highest nats per character; of a long row, the worst part.
+
+    A passage is shown as the network reads it, its unknown characters as �.
+    """
     means = np.array([nats.mean() for nats in surprises])
-    # What is too short to hold a character to predict is no row.
-    examples = [k for k, example in enumerate(split.examples) if len(example.text) > 1]
     rows = []
     for k in _highest(means, np.ones(len(means), dtype=bool)):
-        example, nats = split.examples[examples[k]], [None, *surprises[k].tolist()]
+        ids, _, targets = split.rows.batch(np.array([k]))
+        text = "".join(_character(number, alphabet) for number in [ids[0, 0], *targets[0]])
+        nats = [None, *surprises[k].tolist()]
         start = _heaviest(surprises[k]) if len(nats) > LONGEST else 0
-        shown = _shaded(example.text[start : start + LONGEST], nats[start : start + LONGEST])
-        rows.append(Row(example.line, float(means[k]), [list(shown)]))
+        shown = _shaded(text[start : start + LONGEST], nats[start : start + LONGEST])
+        rows.append(Row(0, float(means[k]), [list(shown)]))
     return rows
+
+
+def _character(number: int, alphabet: Alphabet) -> str:
+    return alphabet.characters[number - RESERVED] if number >= RESERVED else "�"
 
 
 def _highest(scores: NDArray[np.generic], which: NDArray[np.bool_]) -> list[int]:

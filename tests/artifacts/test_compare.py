@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,16 @@ def test_less_is_better_where_it_is(tmp_path):
         for k, value in enumerate((2.0, 1.25, 1.5))
     ]
     assert best(compare(paths)) == {("lm", "test", "nats_per_character"): 1.25}
+
+
+def test_the_time_where_it_is_known(runs):
+    """A run that counted its seconds says minutes; one that did not, a dash."""
+    path = Path(runs[0]) / Layout.last / Layout.state
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": 90.0}))
+    head, a, b = as_text(compare(runs[:2])).split("\n\n")[0].splitlines()
+    assert "minutes" in head
+    assert a.split("ways")[1].split()[4] == "1.5"
+    assert b.split("ways")[1].split()[4] == "–"
 
 
 def test_where_recipes_differ(runs):

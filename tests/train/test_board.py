@@ -66,7 +66,7 @@ def test_loss_and_metrics(tmp_path):
         recipe,
         load(recipe, tmp_path),
         tmp_path / "run",
-        progress=Board(tmp_path / "run", STEPS, beside=heard),
+        progress=Board(tmp_path / "run", beside=heard),
     )
     found = points(tmp_path)
     assert [step for step, _ in found["train/loss"]] == [10, 20, 25, 35, 45, 50]
@@ -89,10 +89,10 @@ def test_killed_and_resumed(tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         train(
             recipe, data, tmp_path / "run",
-            progress=Board(tmp_path / "run", STEPS, beside=Listener(last=STEPS + 2 * EVERY + 1)),
+            progress=Board(tmp_path / "run", beside=Listener(last=STEPS + 2 * EVERY + 1)),
         )  # fmt: skip
     assert [step for step, _ in points(tmp_path)["train/loss"]][-1] == STEPS + 2 * EVERY
-    train(recipe, data, tmp_path / "run", resume=True, progress=Board(tmp_path / "run", STEPS))
+    train(recipe, data, tmp_path / "run", resume=True, progress=Board(tmp_path / "run"))
     resumed = points(tmp_path)
     assert [step for step, _ in resumed["train/loss"]] == [10, 20, 25, 35, 45, 50]
     assert [step for step, _ in resumed["dev/accuracy"]] == [25, 50]
@@ -101,8 +101,9 @@ def test_killed_and_resumed(tmp_path):
 def test_the_learning_rate_if_there_is_one(tmp_path):
     """A record that names it gets a point."""
     recipe = recipe_of(tmp_path, epochs=0)
-    board = Board(tmp_path / "run", STEPS)
+    board = Board(tmp_path / "run")
     board.state = train(recipe, load(recipe, tmp_path), tmp_path / "run").state
+    board.steps = STEPS
     board.start(1, 0, 10)
     with board:
         board.state.epoch = 1

@@ -13,12 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.run import Layout
 from ohlol.train import report, worst
+from ohlol.train.certainty import surprises
 from ohlol.train.checkpoint import load_network
 from ohlol.train.confusion import Confusion
 from ohlol.train.data import load
-from ohlol.train.evaluate import answers, evaluate_network, surprises
+from ohlol.train.evaluate import answers, evaluate_network
 from ohlol.train.loop import finish, train
 from ohlol.train.recipe import Recipe
 from ohlol.train.report import measured, visible, write_report
@@ -240,6 +242,11 @@ def test_passages_with_the_most_surprise(tmp_path):
     logits = network(ids[None, :-1], torch.tensor([len(ids) - 1]))[0].log_softmax(-1)
     alone = -logits[torch.arange(len(ids) - 1), ids[1:]]
     assert nats[k] == pytest.approx(alone.detach().numpy(), abs=1e-4)
+
+
+def test_a_passage_is_shown_as_it_is_read():
+    """A character that the network does not know is one sign, whatever it is."""
+    assert "".join(worst._character(k, Alphabet("ab")) for k in (2, 1, 3)) == "a�b"
 
 
 def test_the_worst_part_of_a_long_row():
