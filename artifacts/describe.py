@@ -91,7 +91,7 @@ def _run_facts(folder: Path) -> Facts:
     recipe = tomllib.loads(require(folder / Layout.recipe).read_text(encoding="utf-8"))
     state = json.loads(require(checkpoint(folder, Layout.last) / Layout.state).read_bytes())
     path = folder / Layout.results
-    shapes = _shapes(checkpoint(folder, Layout.best) / Layout.model)
+    shapes = weight_shapes(checkpoint(folder, Layout.best) / Layout.model)
     vocabulary = Vocabulary.load(folder)
     return [
         ("task", recipe["task"]["kind"]),
@@ -149,8 +149,8 @@ def _weights(digests: dict[str, Any]) -> Facts:
     return [("weights from", _pairs(digests["weights"]))] if "weights" in digests else []
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
-    """Names and shapes in a safetensors file: eight bytes of length, then a JSON header."""
+def weight_shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes in a safetensors file, read without it: eight bytes of length, then a JSON header."""
     with require(path).open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(size, path.stat().st_size)))

@@ -19,6 +19,8 @@ class Layout:
     alphabet = "alphabet.json"
     metrics = "metrics.jsonl"
     results = "results.json"  # the metrics of the best checkpoint, once training ended
+    report = "report.html"
+    tensorboard = "tensorboard"  # a folder of event files
     last = "last"
     best = "best"
     model = "model.safetensors"  # in last/ and best/
@@ -27,6 +29,7 @@ class Layout:
     lock = ".lock"  # held while a process trains
 
 
+LOWER_IS_BETTER = frozenset({"nats_per_character", "bits_per_character"})  # of the metrics in `results`
 NAMES = frozenset(name for key, name in vars(Layout).items() if not key.startswith("_"))
 
 

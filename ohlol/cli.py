@@ -11,7 +11,9 @@ import ohlol
 from ohlol import make, use
 from ohlol.artifacts.errors import OhlolError
 
-EXTRAS = {"torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w"}
+# What no command of serving needs, and the extra that brings it.
+TRAIN = ("torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w", "matplotlib", "jinja2")
+EXTRAS = {**dict.fromkeys(TRAIN, "train"), "tensorboard": "tensorboard"}
 
 
 class Commands(click.Group):
@@ -23,9 +25,10 @@ class Commands(click.Group):
         except OhlolError as error:
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in EXTRAS:
+            extra = EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
                 raise
-            message = f"`ohlol {ctx.invoked_subcommand}` needs {error.name}: pip install 'ohlol[train]'"
+            message = f"`ohlol {ctx.invoked_subcommand}` needs {error.name}: pip install 'ohlol[{extra}]'"
             raise click.ClickException(message) from error
         except BrokenPipeError:
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  (nothing left to flush at exit)
@@ -47,8 +50,8 @@ def main() -> None:
 
 
 for command in (
-    *(make.demo, make.init, make.train, make.evaluate, make.export),
-    *(use.verify, use.bench, use.predict, use.inspect),
+    *(make.demo, make.init, make.train, make.evaluate, make.report, make.export),
+    *(use.verify, use.bench, use.predict, use.inspect, use.compare),
 ):
     main.add_command(command)
 

@@ -1,4 +1,4 @@
-"""The commands that make a bundle: demo, init, train, evaluate, export. Each joins the stages it needs."""
+"""The commands that make a bundle: demo, init, train, evaluate, report, export. Each joins the stages it needs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ohlol.artifacts.errors import OhlolError
 
 if TYPE_CHECKING:
     from ohlol.artifacts.contract import Task
+    from ohlol.train.data import Split
     from ohlol.train.metrics import Metrics
 
 PATH = click.Path(path_type=Path)
@@ -106,6 +107,7 @@ def init(data: Path, output: Path, task: Task | None) -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that stands in RUN.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--tensorboard", is_flag=True, help="Write RUN/tensorboard too, while training goes on.")
 def train(
     recipe: Path,
     output: Path | None,
@@ -113,10 +115,11 @@ def train(
     overrides: tuple[str, ...],
     resume: bool,
     device: str,
+    tensorboard: bool,
 ) -> None:
     """Train the network that RECIPE describes.
 
-    Leaves a run: the best and the last checkpoint, the metrics, the recipe as resolved. Ctrl-C stops between
+    Leaves a run: the best and the last checkpoint, the metrics, the recipe as resolved, a report. Ctrl-C stops between
     two steps and says how to go on.
     """
     from ohlol.train.data import data_folders, load
@@ -124,6 +127,7 @@ def train(
     from ohlol.train.loop import train as train_run
     from ohlol.train.progress import progress
     from ohlol.train.recipe import Recipe
+    from ohlol.train.report import write_report
 
     parsed = Recipe.load(recipe, overrides)
     folder = output or Path("runs") / recipe.stem
@@ -131,19 +135,23 @@ def train(
     parts = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
     sizes = ", ".join(f"{len(part.rows):,} {name}" for name, part in parts.items() if part)
     alphabet = len(dataset.vocabulary.alphabet.characters)
+    shown = progress(parsed.monitor)
+    if tensorboard:
+        from ohlol.train.board import Board
+
+        shown = Board(folder, beside=shown)
     if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, one speaks
         click.echo(
             f"{sizes} rows; {alphabet:,} characters, {len(dataset.vocabulary.labels):,} labels", err=True
         )
-    ended = train_run(
-        parsed, dataset, folder, resume=resume, device=device, progress=progress(parsed.monitor)
-    )
+    ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=shown)
     if not ended.first:
         sys.exit(1 if ended.interrupted else 0)
     if ended.interrupted:
         state = ended.state
         again = ["ohlol", "train", str(recipe), "-o", str(folder), "--resume"]
         again += ["--data", str(data)] if data else []
+        again += ["--tensorboard"] if tensorboard else []
         again += [word for override in overrides for word in ("--set", override)]
         message = f"stopped after epoch {state.epoch}, step {state.step}; all of it is kept in {folder}. Go on with:"
         click.echo(f"{message}\n  {shlex.join(again)}", err=True)
@@ -152,7 +160,11 @@ def train(
         patience = parsed.train.early_stopping
         click.echo(f"stopped early: {patience} epochs without a better dev {parsed.monitor}", err=True)
     click.echo(f"\nbest epoch: {ended.state.best_epoch} of {ended.state.epoch}", err=True)
-    _print_metrics(finish(ended, dataset))
+    results = finish(ended, dataset)
+    _print_metrics(results)
+    name = next(iter(results))  # dev if there is one, else test, else train
+    page = write_report(folder, ended.network, name, cast("Split", parts[name]))
+    click.echo(f"{page} shows it in a browser", err=True)
     click.echo(f"{folder} holds the run; next: ohlol export {folder}", err=True)
 
 
@@ -180,6 +192,29 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
     recipe = Recipe.parse(facts.provenance.get("recipe", {}), f"the recipe in {path}")
     part = load_split(recipe, vocabulary, split, *data_folders(data, Path()))
     _print_metrics({split: evaluate_model(model, part, vocabulary, facts.task)})
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "dev", "test"]),
+    help="[default: dev if there is one, else test, else train]",
+)
+@DATA
+def report(run: Path, split: str | None, data: Path | None) -> None:
+    """Write RUN/report.html anew: curves, confusions, the worst examples.
+
+    Of the best checkpoint. The page is one file that needs no network.
+    """
+    from ohlol.train.checkpoint import load_network
+    from ohlol.train.data import data_folders, load_split
+    from ohlol.train.report import measured, write_report
+
+    network, recipe, vocabulary, state = load_network(run)
+    name = split or measured(recipe)
+    part = load_split(recipe, vocabulary, name, *data_folders(data, Path(state.data_folder)))
+    click.echo(f"{write_report(run, network, name, part)} shows it in a browser", err=True)
 
 
 @click.command()

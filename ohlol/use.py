@@ -1,4 +1,4 @@
-"""The commands that use a bundle: verify, bench, predict, inspect. None needs torch, but for `verify --against`."""
+"""The commands that use a bundle or look at one: verify, bench, predict, inspect, compare. None needs torch, but for `verify --against`."""
 
 from __future__ import annotations
 
@@ -161,3 +161,17 @@ def inspect(path: str) -> None:
         bundle = open_named(path)
         facts = describe.describe_manifest(bundle.manifest, bundle.contents)
     click.echo(describe.table(facts))
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="RUN|BUNDLE...")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def compare(paths: tuple[str, ...], form: str) -> None:
+    """Runs and bundles side by side, and where their recipes differ.
+
+    The best value of each metric is marked; bits per character, which are nats in another unit, are in the JSON.
+    """
+    from ohlol.artifacts import compare as table
+
+    rows = table.compare(paths)
+    click.echo(table.as_json(rows) if form == "json" else table.as_text(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
 from importlib.util import find_spec
 
@@ -144,3 +145,46 @@ def test_a_run_stopped_in_its_first_epoch_is_not_exported(project, tmp_path):
     state.write_text(json.dumps({**json.loads(state.read_text()), "epoch": 0, "best_epoch": 0}))
     assert "nothing to export" in run("export", tmp_path / "run", code=1).stderr
     assert not (tmp_path / "run" / "bundle").exists()
+
+
+def test_a_run_has_a_report(project, tmp_path):
+    """Training leaves it and names it; `ohlol report` writes it anew, on any split there is."""
+    told = run("train", project / "r.toml", "-o", tmp_path / "run").stderr
+    page = tmp_path / "run" / "report.html"
+    assert f"{page} shows it" in told
+    assert "On <b>dev</b>, 10 rows" in page.read_text(encoding="utf-8")
+    left = page.read_bytes()
+    page.unlink()
+    assert str(page) in run("report", tmp_path / "run").stderr
+    assert page.read_bytes() == left
+    run("report", tmp_path / "run", "--split", "train")
+    assert "On <b>train</b>, 20 rows" in page.read_text(encoding="utf-8")
+    assert "missing" in run("report", tmp_path, code=1).stderr
+
+
+def test_runs_side_by_side(project, tmp_path):
+    """Text and JSON say the same; a bundle has as many parameters as the run it is of."""
+    run("train", project / "r.toml", "-o", tmp_path / "b", "--set", "model.cell=gru")
+    paths = [project / "run", project / "run" / "bundle", tmp_path / "b"]
+    told = json.loads(run("compare", *paths, "--format", "json").stdout)
+    by_run, by_bundle, other = told["runs"]
+    assert by_run["parameters"] == by_bundle["parameters"] > other["parameters"]
+    assert by_run["metrics"] == by_bundle["metrics"]
+    assert told["differences"] == {"model.cell": ["lstm", "lstm", "gru"]}
+    table = run("compare", *paths).stdout
+    assert f"{other['metrics']['test']['accuracy']:.4f}" in table
+    assert "missing" in run("compare", project / "run", tmp_path, code=1).stderr
+
+
+def test_tensorboard(project, tmp_path, monkeypatch):
+    """Events lie in the run, which is resumed all the same; without the package, nothing is begun."""
+    arguments = ("train", project / "r.toml", "-o", tmp_path / "run", "--tensorboard")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorboard", None)
+        for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+            patch.delitem(sys.modules, name)
+        assert "pip install 'ohlol[tensorboard]'" in run(*arguments, code=1).stderr
+    assert not (tmp_path / "run").exists()
+    run(*arguments)
+    run(*arguments, "--resume", "--set", "train.epochs=3")
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2

@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "artifacts": {"artifacts", "numpy"},
     "serve": {"artifacts", "serve", "numpy", "onnxruntime"},
-    "train": {"artifacts", "train", "numpy", "torch", "safetensors", "pydantic", "rich", "tomli_w"},
+    "train": {
+        *("artifacts", "train", "numpy", "torch", "safetensors", "pydantic", "rich", "tomli_w", "filelock"),
+        *("matplotlib", "jinja2"),
+    },
     "export": {"artifacts", "train", "serve", "export", "numpy", "torch", "onnx"},
     "ohlol": {"ohlol", "artifacts", "serve", "train", "export", "click"},
 }

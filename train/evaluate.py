@@ -47,7 +47,7 @@ def answers(network: Network, split: Split, device: torch.device | None = None) 
     """The network's label ids for each row of `split`: `(T,)` (`tag`) or `(1,)` (`classify`)."""
     sizes = np.ones(len(split.rows), dtype=np.int64) if split.rows.per_row else split.rows.lengths
     predicted = [np.zeros(size, dtype=np.int64) for size in sizes]
-    for stretches, logits, _ in _logits(network, split, device):
+    for stretches, logits, _ in logits_of(network, split, device):
         for s, ids in zip(stretches, logits.argmax(-1).cpu().numpy(), strict=True):
             if split.rows.per_row:
                 predicted[s.row][0] = ids
@@ -60,7 +60,7 @@ def surprise(
     network: Network, split: Split, device: torch.device | None = None
 ) -> Iterator[tuple[Stretch, NDArray[np.float32]]]:
     """Of an `lm`: stretches of the rows of `split`, with −ln p of each character they predict, in nats."""
-    for stretches, logits, targets in _logits(network, split, device):
+    for stretches, logits, targets in logits_of(network, split, device):
         nats = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy()
         for s, own in zip(stretches, nats, strict=True):
             yield s, own[s.start - s.first : s.end - s.first]
@@ -102,7 +102,7 @@ def _label_metrics(
     return label_metrics(split.rows.targets, np.concatenate(predicted), len(vocabulary.labels))
 
 
-def _logits(
+def logits_of(
     network: Network, split: Split, device: torch.device | None
 ) -> Iterator[tuple[list[Stretch], Tensor, Tensor]]:
     """Stretches, their logits and targets, in batches over the whole split; context has the target `IGNORE`."""

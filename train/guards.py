@@ -42,7 +42,7 @@ def may_begin(folder: Path) -> None:
         )
     for path in folder.rglob("*") if folder.is_dir() else ():
         if path.name not in run.NAMES and not any(
-            part.startswith(".") for part in path.relative_to(folder).parts
+            part.startswith(".") or part == run.Layout.tensorboard for part in path.relative_to(folder).parts
         ):
             raise CheckpointError(
                 f"{folder}: holds {path.name}, which no run wrote; name another folder with -o"

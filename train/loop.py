@@ -61,6 +61,7 @@ def train(
         mine.told(None)  # the others begin once the first one has looked
         training = Training(recipe, data, folder, mine, resume)
         progress = (progress if mine.first else None) or Progress()
+        progress.state, progress.steps = training.state, training.batches
         progress.start(recipe.train.epochs, training.state.epoch, data.train.rows.characters)
         stop = stack.enter_context(stop_requested())
         stack.enter_context(progress)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ohlol.artifacts.run import Vocabulary
+from ohlol.artifacts.run import LOWER_IS_BETTER, Vocabulary
 from ohlol.artifacts.words import Span, sentence_spans, word_spans
 from ohlol.train.data import Split
 
 Metrics = dict[str, float]
-LOWER_IS_BETTER = frozenset({"nats_per_character", "bits_per_character"})
 
 
 def tag_metrics(split: Split, predicted: Sequence[NDArray[np.int64]], vocabulary: Vocabulary) -> Metrics:

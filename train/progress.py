@@ -9,13 +9,16 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ohlol.train.checkpoint import State
 
 EVERY = 0.1  # seconds between two drawings of the live line
 GAP = 2  # columns between two parts of a line
@@ -25,7 +28,11 @@ SHORT = {"accuracy": "acc", "nats_per_character": "nats/char", "bits_per_charact
 
 
 class Progress:
-    """Reports nothing; the base of `Lines` and `Terminal`."""
+    """Reports nothing; the base of `Lines`, `Terminal` and `Board`."""
+
+    # There from `start` on: where the run stands, kept up to date by the loop, and the steps of an epoch.
+    state: State
+    steps: int
 
     def start(self, epochs: int, done: int, characters: int) -> None:
         """`epochs` in all, `done` of them, `characters` in each."""
