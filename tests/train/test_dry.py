@@ -41,7 +41,9 @@ def test_sizes_oddities_and_time(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "10 train, 2 dev rows; 2 characters, 2 labels" in result.output
     assert "note: 1 of 2 dev rows have a text that stands in the train data too" in result.output
-    assert "dev    2 rows, 3 characters (1 in the middle row, 2 in the longest), 33.33% unknown" in result.output
+    assert (
+        "dev    2 rows, 3 characters (1 in the middle row, 2 in the longest), 33.33% unknown" in result.output
+    )
     # embedding 4 × 3, layer 2 × 3 + 2 × 2 + 2 + 2, head 2 × 2 + 2
     assert "32 parameters, 0.00 MB; 3 steps an epoch" in result.output
     assert re.search(r"chars/s on cpu: about \d+s an epoch, \d+s for 7\n", result.output)
@@ -53,7 +55,9 @@ def test_what_training_would_refuse_is_refused(tmp_path, monkeypatch):
     result = said(tmp_path, monkeypatch, "--set", "train.epoch=3")
     assert result.exit_code == 1
     assert "did you mean `epochs`?" in result.output
-    result = said(tmp_path, monkeypatch, "--set", 'train.optimizer="sgd"', "--set", "train.learning_rate=1e38")
+    result = said(
+        tmp_path, monkeypatch, "--set", 'train.optimizer="sgd"', "--set", "train.learning_rate=1e38"
+    )
     assert result.exit_code == 1
     assert "with learning rate 1e+38" in result.output
 
