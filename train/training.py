@@ -235,13 +235,15 @@ def _batches_in(recipe: Recipe, rows: Rows) -> int:
 
 
 def _class_weights(settings: Train, data: Dataset, device: torch.device) -> Tensor | None:
-    """Weights `(C,)` float32: N / (C · n) for a label that occurs n times ("balanced", as in scikit-learn), or its root."""
-    if settings.class_weights == "none":
+    """Weights `(C,)` float32: N / (C · n) for a label that occurs n times, to the power `class_weights`.
+
+    A power of 1 is what scikit-learn calls "balanced".
+    """
+    if not settings.class_weights:
         return None
     counts = np.maximum(data.train.rows.label_counts(len(data.vocabulary.labels)), 1)
     weights = counts.sum() / (len(counts) * counts)
-    power = 0.5 if settings.class_weights == "sqrt" else 1.0
-    return torch.tensor(weights**power, dtype=torch.float32, device=device)
+    return torch.tensor(weights**settings.class_weights, dtype=torch.float32, device=device)
 
 
 def _mixed(seed: int, epoch: int, step: int) -> int:
