@@ -19,7 +19,15 @@ from ohlol.artifacts import run
 from ohlol.artifacts.errors import RecipeError, TrainingError
 from ohlol.artifacts.files import new_file
 from ohlol.train.batches import BUCKET, IGNORE, Batch, Rows, ahead
-from ohlol.train.checkpoint import Carried, State, load_last, new_network, save_last, save_weights
+from ohlol.train.checkpoint import (
+    Carried,
+    State,
+    load_last,
+    new_network,
+    save_last,
+    save_metrics,
+    save_weights,
+)
 from ohlol.train.data import Dataset
 from ohlol.train.evaluate import evaluate_network
 from ohlol.train.metrics import better
@@ -64,7 +72,7 @@ class Training:
                 save_weights(self.network, folder / run.Layout.best)
                 self.optimiser.swap()
         if mine.first:
-            _describe(recipe, data, folder)
+            _describe(recipe, data, self.state, folder)
 
     def epoch(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         """Train to the epoch's end; False where it was stopped before, and all of it is kept."""
@@ -248,13 +256,17 @@ def _mixed(seed: int, epoch: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
 
 
-def _describe(recipe: Recipe, data: Dataset, folder: Path) -> None:
-    """What makes the folder a run, written once there is a checkpoint; a resumed run may have more epochs."""
+def _describe(recipe: Recipe, data: Dataset, state: State, folder: Path) -> None:
+    """What makes the folder a run, written once there is a checkpoint; a resumed run may have more epochs.
+
+    The recipe comes last: where it stands, all of the run does.
+    """
     for stale in folder.glob(".*.part"):  # of a process that was killed
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    data.vocabulary.save(folder)
+    save_metrics(state, folder)  # a process killed before it could has left those of the epoch before
     with new_file(folder / run.Layout.recipe) as file:
         file.write(recipe.to_toml())
-    data.vocabulary.save(folder)
 
 
 def _versions() -> dict[str, str]:
