@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from ohlol.train.checkpoint import (
 )
 from ohlol.train.data import Dataset
 from ohlol.train.evaluate import evaluate_network
+from ohlol.train.guards import versions
 from ohlol.train.metrics import better
 from ohlol.train.optimise import Optimiser
 from ohlol.train.progress import Progress
@@ -43,7 +43,16 @@ CHECKED = 32  # steps after which a GPU is asked for the losses: each question m
 class Training:
     """A run on its way: the network, its optimiser, and where it stands."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, folder: Path, mine: Ranks, resume: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        folder: Path,
+        mine: Ranks,
+        resume: bool,
+        still_there: Callable[[], None],  # raises where the folder is no longer this training's
+    ) -> None:
+        self.still_there = still_there
         self.recipe, self.data, self.folder, self.mine = recipe, data, folder, mine
         settings = recipe.train
         if settings.precision != "float32" and mine.device.type != "cuda":
@@ -65,7 +74,7 @@ class Training:
                 self.carried = [[part[:, mine.ours].to(mine.device) for part in own] for own in carried]
         else:
             where = str(data.folder.resolve())
-            self.state = State(digests=data.digests, versions=_versions(), data_folder=where)
+            self.state = State(digests=data.digests, versions=versions(), data_folder=where)
             if mine.first:
                 self.optimiser.swap()
                 save_last(self.network, self.optimiser, self.state, folder)
@@ -120,6 +129,7 @@ class Training:
         if best:
             state.best_epoch, state.best_value = state.epoch, watched
         if self.mine.first:
+            self.still_there()
             if best:
                 save_weights(network, self.folder / run.Layout.best)
             save_last(network, self.optimiser, state, self.folder)
@@ -130,6 +140,7 @@ class Training:
         self._check_weights()
         carried = self._all_carried()
         if self.mine.first:
+            self.still_there()
             self.optimiser.swap()
             save_last(self.network, self.optimiser, self.state, self.folder, carried)
             self.optimiser.swap()
@@ -267,7 +278,3 @@ def _describe(recipe: Recipe, data: Dataset, state: State, folder: Path) -> None
     save_metrics(state, folder)  # a process killed before it could has left those of the epoch before
     with new_file(folder / run.Layout.recipe) as file:
         file.write(recipe.to_toml())
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("ohlol", "torch", "numpy")}
