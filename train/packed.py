@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -127,6 +128,10 @@ def cached(examples: Iterable[Example], per_example: bool, facts: dict[str, Any]
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):
             if not place.is_dir():
+                for stale in folder.glob(
+                    f".{place.name}.*.part"
+                ):  # of a process that was killed: as large as the data
+                    shutil.rmtree(stale)
                 with new_folder(place) as part:
                     _build(examples, per_example, part)
         return _open(place)
