@@ -40,7 +40,7 @@ POOL = 20_000  # different lines, written in another order each time
 DEV = 2_000  # lines
 NETWORK = {"cell": "rnn", "embedding_size": 4, "hidden_size": 8}
 TRAIN = {"batch_size": 512, "epochs": 1}
-STEPS = 100
+STEPS = 20
 KINDS: dict[str, dict[str, Any]] = {
     "tag": {"task": "tag", "data": {"format": "tsv", "dev": "dev"}},
     "split": {"task": "tag", "data": {"format": "tsv", "split": [0.999, 0.001, 0.0]}},
