@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from ohlol.artifacts.bundle import Layout as BundleLayout
 from ohlol.artifacts.bundle import open_named
-from ohlol.artifacts.describe import weight_shapes
+from ohlol.artifacts.describe import parameters, weight_shapes
 from ohlol.artifacts.errors import BundleError, CheckpointError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.run import LOWER_IS_BETTER, Layout, checkpoint, is_run, require
@@ -119,7 +118,7 @@ def _row_of_run(folder: Path) -> Row:
             path=str(folder),
             task=recipe["task"]["kind"],
             network={key: recipe["model"][key] for key in NETWORK},
-            parameters=sum(map(math.prod, weight_shapes(shapes_file).values())),
+            parameters=parameters(weight_shapes(shapes_file), recipe["model"]),
             epoch=int(state["epoch"]),
             best_epoch=int(state["best_epoch"]),
             finished=results.is_file(),
@@ -163,7 +162,11 @@ def _parameters(manifest: Manifest) -> int:
     for _ in range(network["num_layers"]):
         total += directions * GATES[network["cell"]] * hidden * (width + hidden + 2)  # two biases
         width = directions * hidden
-    return total + (manifest.classes * (width + 1) if network["head"] == "linear" else 0)
+    if network["head"] == "linear":
+        total += manifest.classes * (
+            1 if network.get("tied") else width + 1
+        )  # a tied head has a bias of its own
+    return total
 
 
 def _metrics(found: Values) -> dict[str, dict[str, float]]:

@@ -100,7 +100,7 @@ def _run_facts(folder: Path) -> Facts:
         ("epochs", f"{state['epoch']} of {recipe['train']['epochs']}; best: {state['best_epoch']}"),
         *_metrics(json.loads(path.read_bytes()) if path.is_file() else {}),
         *_weights(state.get("digests", {})),
-        ("parameters", f"{sum(map(math.prod, shapes.values())):,}"),
+        ("parameters", f"{parameters(shapes, recipe['model']):,}"),
         *((name, "(" + ", ".join(map(str, shape)) + ")") for name, shape in shapes.items()),
     ]
 
@@ -147,6 +147,12 @@ def _pairs(named: dict[str, str]) -> str:
 def _weights(digests: dict[str, Any]) -> Facts:
     """Where the weights come from, if not from training by ohlol."""
     return [("weights from", _pairs(digests["weights"]))] if "weights" in digests else []
+
+
+def parameters(shapes: dict[str, list[int]], model: dict[str, Any]) -> int:
+    """As many numbers as were trained: a tied head's weights stand in the file twice and count once."""
+    tied = {"head.weight"} if model.get("tied") else set()
+    return sum(math.prod(shape) for name, shape in shapes.items() if name not in tied)
 
 
 def weight_shapes(path: Path) -> dict[str, list[int]]:

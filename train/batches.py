@@ -16,6 +16,7 @@ from ohlol.train.packed import Packed
 IGNORE = -100  # the target of padding; torch's cross entropy leaves it out
 BUCKET = 50  # batches in one window of rows that are sorted by length
 SHUFFLED_SINGLY = 1 << 20  # rows; of more, neighbours are shuffled together, so that memory stays flat
+TOGETHER = 1 << 12  # rows that are counted at once
 AHEAD = 4  # batches read before they are asked for
 
 Index = NDArray[np.int64]
@@ -137,6 +138,7 @@ class Rows:
         targets = np.full(inside.shape, IGNORE, dtype=np.int64)
         if not self.per_row:
             targets[inside] = self._answers(where)
+        self.packed.forget()
         return Batch(ids, lengths, targets)
 
     def batches_in(self, batch_size: int) -> int:
@@ -169,7 +171,6 @@ class Rows:
                     skip -= 1
                     continue
                 yield batches[number]
-            self.packed.forget()
 
     def streams_in(self, batch_size: int, length: int) -> int:
         """Batches of an epoch in which `batch_size` streams are read side by side."""
@@ -189,8 +190,6 @@ class Rows:
         starts = np.arange(batch_size) * own + first
         for number in range(skip, count):
             yield self.cut(starts + number * length, np.full(batch_size, length))
-            if number % BUCKET == 0:
-                self.packed.forget()
 
     def _targets(self, index: Index) -> NDArray[np.int64]:
         if self.per_row:
@@ -208,8 +207,8 @@ class Rows:
         return self.classes[self.packed.labels[where]]
 
     def _blocks(self) -> Iterator[Index]:
-        for start in range(0, len(self), 1 << 16):
-            yield np.arange(start, min(start + (1 << 16), len(self)))
+        for start in range(0, len(self), TOGETHER):
+            yield np.arange(start, min(start + TOGETHER, len(self)))
             self.packed.forget()
 
 

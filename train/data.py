@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unicodedata import unidata_version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +58,11 @@ class Dataset:
         splits = {"dev": self.dev, "test": self.test}
         if isinstance(self.train.rows.spans, Windows):  # one running text
             return {}
-        texts = {name: list(split.examples.texts()) for name, split in splits.items() if split}
-        wanted = {text for own in texts.values() for text in own}
-        twice = {text for text in self.train.examples.texts() if text in wanted} if wanted else set()
-        return {name: sum(text in twice for text in own) for name, own in texts.items()}
+        # Hashes, not texts: a split of large data would not fit into memory.
+        found = {name: list(map(hash, split.examples.texts())) for name, split in splits.items() if split}
+        wanted = {key for own in found.values() for key in own}
+        twice = wanted.intersection(map(hash, self.train.examples.texts())) if wanted else set()
+        return {name: sum(key in twice for key in own) for name, own in found.items()}
 
 
 @dataclass(frozen=True)
@@ -140,25 +142,29 @@ def _parts(
         raise DataError("\n".join(wrong))
     if data.deduplicate:
         parts = {name: replace(part, part=_once(part.packed)) for name, part in parts.items()}
-    return (_divided(parts["train"], recipe, only) if data.split else parts), digests
+    return (_divided(parts["train"], recipe, only, digests["train"]) if data.split else parts), digests
 
 
 def _packed(path: Path, recipe: Recipe, digest: str, limit: int | None) -> Packed:
     """The examples of one file: in memory, or in the cache where the file is large."""
     data, task = recipe.data, recipe.task.kind
     found = running(path, data) if data.format == "text" else examples(path, data, task)
-    if limit:
-        found = (piece for example in found for piece in _pieces(example, limit))
-    if _size(path) < CACHE_FROM:
-        packed = pack(found, task == "classify")
-    else:
-        settings = data.model_dump(include=set(READING))
-        facts = {"sha256": digest, "task": task, "max_length": limit, **settings}
-        packed = cached(found, task == "classify", facts, cache_folder())
+    packed = _kept(found, path, recipe, {"sha256": digest, "max_length": limit})
     return packed.as_one() if data.format == "text" else packed
 
 
-def _divided(whole: Part, recipe: Recipe, only: str | None) -> dict[str, Part]:
+def _kept(found: Iterable[Example], path: Path, recipe: Recipe, facts: dict[str, Any]) -> Packed:
+    """Examples of the file `path`, cut where `facts` say so, in memory or in the cache."""
+    data, task = recipe.data, recipe.task.kind
+    if limit := facts["max_length"]:
+        found = (piece for example in found for piece in _pieces(example, limit))
+    if _size(path) < CACHE_FROM:
+        return pack(found, task == "classify")
+    read = {"task": task, "unicode": unidata_version, **data.model_dump(include=set(READING))}
+    return cached(found, task == "classify", facts | read, cache_folder())
+
+
+def _divided(whole: Part, recipe: Recipe, only: str | None, digest: dict[str, Any]) -> dict[str, Part]:
     """`data.split`: running text in its order, other examples as they are drawn."""
     data, packed = recipe.data, whole.packed
     assert data.split is not None
@@ -166,16 +172,17 @@ def _divided(whole: Part, recipe: Recipe, only: str | None) -> dict[str, Part]:
         at = [0, *(round(len(packed.codes) * part) for part in np.cumsum(data.split))]
         cuts = zip(SPLITS, at, at[1:], strict=False)
         return {name: replace(whole, packed=packed.stretch(start, end)) for name, start, end in cuts}
-    numbers = np.arange(len(packed)) if whole.part is None else whole.part
-    order = numbers[np.random.default_rng(data.split_seed).permutation(len(numbers))]
+    random = np.random.default_rng(data.split_seed)
+    order = random.permutation(len(packed) if whole.part is None else whole.part)
     ends = np.round(np.cumsum(data.split) * len(order)).astype(int)
     parts = dict(zip(SPLITS, (replace(whole, part=p) for p in np.split(order, ends[:2])), strict=True))
     train = parts["train"]
     if not len(train.examples()):
         raise DataError(f"{whole.path}: {len(order)} examples are too few to split by {data.split}")
     if data.max_length and only in (None, "train"):
-        pieces = (piece for example in train.examples() for piece in _pieces(example, data.max_length))
-        parts["train"] = Part(pack(pieces, False), whole.path)
+        drawn = data.model_dump(include={"max_length", "split", "split_seed", "deduplicate"})
+        facts = {"sha256": digest["sha256"], **drawn}
+        parts["train"] = Part(_kept(train.examples(), whole.path, recipe, facts), whole.path)
     return parts
 
 
@@ -237,7 +244,9 @@ def _vocabulary(recipe: Recipe, train: Part) -> Vocabulary:
     if data.alphabet is not None:
         alphabet = Alphabet(data.alphabet, data.normalisation)
     else:
-        alphabet = Alphabet.of(_counts(train), data.normalisation, data.min_count)
+        counts = train.examples().counts(packed.codes, packed.highest + 1)
+        often = {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
+        alphabet = Alphabet.of(often, data.normalisation, data.min_count)
     if recipe.task.kind == "lm":
         return Vocabulary(alphabet, (), None)
     if recipe.label_scheme:
@@ -247,23 +256,9 @@ def _vocabulary(recipe: Recipe, train: Part) -> Vocabulary:
     elif train.part is None:
         labels = sorted(packed.names)
     else:
-        labels = sorted({label for example in train.examples() for label in example.labels})
+        counts = train.examples().counts(packed.labels, len(packed.names))
+        labels = sorted(packed.names[k] for k in np.flatnonzero(counts))
     return Vocabulary(alphabet, tuple(labels), recipe.label_scheme)
-
-
-def _counts(part: Part) -> dict[str, int]:
-    """How often each character occurs."""
-    packed = part.packed
-    counts = np.zeros(packed.highest + 1, dtype=np.int64)
-    for start in range(0, len(packed.codes) if part.part is None else len(part.part), 1 << 20):
-        if part.part is None:
-            codes = packed.codes[start : start + (1 << 20)]
-        else:
-            own = part.part[start : start + (1 << 20)].tolist()
-            codes = np.concatenate([packed.codes[packed.offsets[n] : packed.offsets[n + 1]] for n in own])
-        counts += np.bincount(codes, minlength=len(counts))
-        packed.forget()
-    return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
 
 def _once(packed: Packed) -> NDArray[np.int64]:

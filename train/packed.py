@@ -6,7 +6,7 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -21,8 +21,9 @@ from ohlol.artifacts.errors import DataError
 from ohlol.artifacts.files import new_folder, sha256
 from ohlol.train.readers import Example
 
-VERSION = 1  # of the cache's files
+VERSION = 2  # of the cache's files
 BLOCK = 1 << 20  # characters handled at once
+FEW = 256  # examples after which what was read is let go: the system maps 64 kB around each
 COLUMNS = ("codes", "labels", "offsets", "lines")
 FACTS = "facts.json"
 
@@ -96,50 +97,77 @@ class Examples(Sequence[Example]):
         return self.packed.example(index if self.part is None else int(self.part[index]))
 
     def __iter__(self) -> Iterator[Example]:
-        return (self[k] for k in range(len(self)))
+        return (self.packed.example(number) for number in self._numbers())
 
     def texts(self) -> Iterator[str]:
         offsets = self.packed.offsets
-        for number in range(len(self.packed)) if self.part is None else self.part:
-            yield self.packed.text(offsets[number], offsets[number + 1])
-            if number % BLOCK == 0:
+        return (self.packed.text(offsets[k], offsets[k + 1]) for k in self._numbers())
+
+    def counts(self, column: Array, kinds: int) -> NDArray[np.int64]:
+        """How often each number below `kinds` stands in the examples' `column`: the codes or the labels."""
+        counts = np.zeros(kinds, dtype=np.int64)
+        for own in self._stretches(column):
+            counts += np.bincount(own, minlength=kinds)
+            self.packed.forget()
+        return counts
+
+    def _stretches(self, column: Array) -> Iterator[Array]:
+        """The examples' `column`, some of it at a time, in the order of the file."""
+        offsets = self.packed.offsets
+        if self.part is None:
+            yield from (column[start : start + BLOCK] for start in range(0, len(column), BLOCK))
+            return
+        numbers = np.sort(self.part)
+        for start in range(0, len(numbers), FEW):
+            own = numbers[start : start + FEW]
+            if len(column) == len(self.packed):
+                yield column[own]
+            else:
+                yield np.concatenate([column[offsets[k] : offsets[k + 1]] for k in own])
+
+    def _numbers(self) -> Iterator[int]:
+        for k in range(len(self)):
+            yield k if self.part is None else int(self.part[k])
+            if k % FEW == 0:
                 self.packed.forget()
 
 
 def pack(examples: Iterable[Example], per_example: bool) -> Packed:
     """In memory."""
-    columns = {name: BytesIO() for name in COLUMNS}
-    names, highest = _write(examples, columns, per_example)
-    arrays = {name: np.frombuffer(file.getvalue(), dtype=_WIDE[name]) for name, file in columns.items()}
-    arrays["codes"] = arrays["codes"].astype(_smallest(highest))
-    arrays["labels"] = arrays["labels"].astype(_smallest(len(names)))
-    codes, labels, offsets, lines = (arrays[name] for name in COLUMNS)
-    return Packed(codes, labels, offsets, lines, names, highest)
+    files = {name: BytesIO() for name in COLUMNS}
+    facts = _write(examples, files, per_example)
+    arrays: dict[str, Any] = {
+        name: np.frombuffer(file.getbuffer(), facts["dtypes"][name]) for name, file in files.items()
+    }
+    return Packed(**arrays, names=facts["names"], highest=facts["highest"])
 
 
 def cached(examples: Iterable[Example], per_example: bool, facts: dict[str, Any], folder: Path) -> Packed:
     """On disk, under a name that is the digest of `facts`: what the examples were read from, and how.
 
-    Two processes may ask at once: one builds, the other waits. Raises `DataError` where the folder cannot
-    be written to.
+    Two processes may ask at once: one builds, the other waits. What a killed process left and what is damaged
+    is built anew. Raises `DataError` where the folder cannot be written to.
     """
     place = folder / sha256(json.dumps([VERSION, facts], sort_keys=True).encode())[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):
-            if not place.is_dir():
-                for stale in folder.glob(
-                    f".{place.name}.*.part"
-                ):  # of a process that was killed: as large as the data
+            if (packed := _opened(place)) is None:
+                for stale in folder.glob(f".{place.name}.*.part"):
                     shutil.rmtree(stale)
                 with new_folder(place) as part:
                     _build(examples, per_example, part)
-        return _open(place)
+                packed = _opened(place)
     except OSError as error:
         raise DataError(
             f"{folder}: the packed data cannot be kept there ({error.strerror or error}); make room, or name another "
             "folder in the variable OHLOL_CACHE"
         ) from error
+    if packed is None:
+        raise DataError(
+            f"{place}: the packed data cannot be read again; look after the disk, or set OHLOL_CACHE"
+        )
+    return packed
 
 
 def cache_folder() -> Path:
@@ -147,9 +175,6 @@ def cache_folder() -> Path:
     if own := os.environ.get("OHLOL_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ohlol"
-
-
-_WIDE = {"codes": np.uint32, "labels": np.uint32, "offsets": np.int64, "lines": np.int64}
 
 
 class _Numbers(dict[str, int]):
@@ -160,22 +185,48 @@ class _Numbers(dict[str, int]):
         return self[name]
 
 
-def _write(
-    examples: Iterable[Example], columns: dict[str, Any], per_example: bool
-) -> tuple[tuple[str, ...], int]:
-    """Append every example to the open `columns`; the labels' names and the highest code point."""
-    numbers, highest, end = _Numbers(), 0, 0
-    columns["offsets"].write(np.zeros(1, dtype=np.int64).tobytes())
+class _Column:
+    """Numbers appended to a file, each in as few bytes as the highest so far needs."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.dtype = np.dtype(np.uint8)
+        self.highest = 0
+
+    def append(self, numbers: Array) -> None:
+        self.highest = max(self.highest, int(numbers.max(initial=0)))
+        if (needed := np.min_scalar_type(self.highest)) != self.dtype:
+            self._widen(needed)
+        self.file.write(numbers.astype(self.dtype).tobytes())
+
+    def _widen(self, dtype: np.dtype[Any]) -> None:
+        """From the end on, so that no number is written over before it is read."""
+        old, self.dtype = self.dtype, dtype
+        for start in reversed(range(0, self.file.tell() // old.itemsize, BLOCK)):
+            self.file.seek(start * old.itemsize)
+            block = np.frombuffer(self.file.read(BLOCK * old.itemsize), old)
+            self.file.seek(start * dtype.itemsize)
+            self.file.write(block.astype(dtype).tobytes())
+        self.file.seek(0, os.SEEK_END)
+
+
+def _write(examples: Iterable[Example], files: Mapping[str, IO[bytes]], per_example: bool) -> dict[str, Any]:
+    """Write every example to the open `files`: the labels' names, the highest code point, the columns' types."""
+    numbers, end = _Numbers(), 0
+    codes, labels = _Column(files["codes"]), _Column(files["labels"])
+    files["offsets"].write(np.zeros(1, dtype=np.int64).tobytes())
     for block in _blocks(examples):
-        codes = np.frombuffer("".join(e.text for e in block).encode("utf-32-le", "surrogatepass"), np.uint32)
-        ends = end + np.cumsum([len(e.text) for e in block])
-        own = (e.labels[:1] if per_example else e.labels for e in block)
-        labels = np.array([numbers[label] for row in own for label in row], dtype=np.uint32)
-        lines = np.array([e.line for e in block], dtype=np.int64)
-        for name, array in (("codes", codes), ("labels", labels), ("offsets", ends), ("lines", lines)):
-            columns[name].write(array.astype(_WIDE[name]).tobytes())
-        highest, end = max(highest, int(codes.max(initial=0))), int(ends[-1])
-    return tuple(numbers), highest
+        text = "".join(example.text for example in block)
+        codes.append(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4"))
+        own = (example.labels[:1] if per_example else example.labels for example in block)
+        labels.append(np.array([numbers[label] for row in own for label in row], dtype=np.uint32))
+        ends = end + np.cumsum([len(example.text) for example in block], dtype=np.int64)
+        files["offsets"].write(ends.tobytes())
+        files["lines"].write(np.array([example.line for example in block], dtype=np.int64).tobytes())
+        end = int(ends[-1])
+    whole = np.dtype(np.int64)
+    dtypes = {"codes": codes.dtype, "labels": labels.dtype, "offsets": whole, "lines": whole}
+    return {"names": tuple(numbers), "highest": codes.highest, "dtypes": dtypes}
 
 
 def _blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -190,45 +241,31 @@ def _blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
         yield block
 
 
-def _smallest(highest: int) -> Any:
-    return np.min_scalar_type(highest)
-
-
 def _build(examples: Iterable[Example], per_example: bool, folder: Path) -> None:
     with ExitStack() as stack:
-        columns = {name: stack.enter_context((folder / name).open("wb")) for name in COLUMNS}
-        names, highest = _write(examples, columns, per_example)
-    dtypes = {name: np.dtype(kind) for name, kind in _WIDE.items()}
-    for name, limit in (("codes", highest), ("labels", len(names))):  # known only now
-        dtypes[name] = np.dtype(_smallest(limit))
-        _narrow(folder / name, dtypes[name])
-    facts = {"names": names, "highest": highest, "dtypes": {name: kind.str for name, kind in dtypes.items()}}
-    (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        files = {name: stack.enter_context((folder / name).open("w+b")) for name in COLUMNS}
+        facts = _write(examples, files, per_example)
+        sizes = {name: file.tell() for name, file in files.items()}
+    dtypes = {name: kind.str for name, kind in facts["dtypes"].items()}
+    text = json.dumps({**facts, "dtypes": dtypes, "sizes": sizes})
+    (folder / FACTS).write_text(text, encoding="utf-8")
 
 
-def _narrow(path: Path, dtype: np.dtype[Any]) -> None:
-    wide = path.with_suffix(".wide")
-    path.rename(wide)
-    with wide.open("rb") as source, path.open("wb") as out:
-        while len(block := np.fromfile(source, np.uint32, BLOCK)):
-            out.write(block.astype(dtype).tobytes())
-    wide.unlink()
-
-
-def _open(place: Path) -> Packed:
-    facts = json.loads((place / FACTS).read_bytes())
-    arrays: dict[str, Array] = {}
+def _opened(place: Path) -> Packed | None:
+    """None where there is none, or a damaged one."""
+    arrays: dict[str, Any] = {}
     maps = []
-    for name in COLUMNS:
-        dtype = np.dtype(facts["dtypes"][name])
-        with (place / name).open("rb") as file:
-            arrays[name] = np.zeros(0, dtype)
-            if _size(file):  # nothing cannot be mapped
-                maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                arrays[name] = np.frombuffer(maps[-1], dtype)
-    codes, labels, offsets, lines = (arrays[name] for name in COLUMNS)
-    return Packed(codes, labels, offsets, lines, tuple(facts["names"]), facts["highest"], tuple(maps))
-
-
-def _size(file: IO[bytes]) -> int:
-    return os.fstat(file.fileno()).st_size
+    try:
+        facts = json.loads((place / FACTS).read_bytes())
+        for name in COLUMNS:
+            dtype, size = np.dtype(facts["dtypes"][name]), facts["sizes"][name]
+            with (place / name).open("rb") as file:
+                if os.fstat(file.fileno()).st_size != size:
+                    return None
+                arrays[name] = np.zeros(0, dtype)
+                if size:  # nothing cannot be mapped
+                    maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                    arrays[name] = np.frombuffer(maps[-1], dtype)
+        return Packed(**arrays, names=tuple(facts["names"]), highest=facts["highest"], maps=tuple(maps))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

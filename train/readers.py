@@ -138,7 +138,8 @@ def _example(
         return None
     if task == "lm":
         return Example(normal, (), line)
-    if any("\ud800" <= character <= "\udfff" for label in answer for character in label):
+    together = "".join(answer)
+    if not together.isascii() and any("\ud800" <= character <= "\udfff" for character in together):
         mistakes.add(line, f"the label {answer!r:.60} holds a lone surrogate, which no UTF-8 file can")
         return None
     if task == "classify":

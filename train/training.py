@@ -50,7 +50,9 @@ class Training:
         folder: Path,
         mine: Ranks,
         resume: bool,
-        still_there: Callable[[], None],  # raises where the folder is no longer this training's
+        still_there: Callable[[], None] = lambda: (
+            None
+        ),  # raises where the folder is no longer this training's
     ) -> None:
         self.still_there = still_there
         self.recipe, self.data, self.folder, self.mine = recipe, data, folder, mine

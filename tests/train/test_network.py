@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ohlol.artifacts.alphabet import PADDING, UNKNOWN
 from ohlol.artifacts.contract import TASKS, Task
 from ohlol.artifacts.errors import RecipeError
-from ohlol.train.network import CELLS, Loop, Network, OneHot, layer, reverse
+from ohlol.train.network import CELLS, CharacterDropout, Dropout, Loop, Network, OneHot, layer, reverse
 from ohlol.train.recipe import ModelSection
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -230,3 +231,119 @@ def test_reverse_turns_each_row_within_its_own_length() -> None:
     found = reverse(x, lengths)
     assert found.squeeze(-1).tolist() == [[3, 2, 1], [5, 4, 0], [6, 7, 8]]
     assert x.tolist() == reverse(found, lengths).tolist()
+
+
+# Options
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_its_share_and_scales_the_rest(share: float) -> None:
+    """A share of zeros, the others times 1 / (1 - share), nothing in evaluation."""
+    torch.manual_seed(0)
+    dropout, x = Dropout(share), torch.ones(50, 40, 50)
+    found = dropout(x)
+    kept = found[found != 0]
+    assert 1 - kept.numel() / x.numel() == pytest.approx(share, abs=0.01)
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - share)))
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_locked_dropout_is_one_mask_a_row() -> None:
+    """All characters of a row lose the same numbers, other rows others."""
+    torch.manual_seed(0)
+    found = Dropout(0.5, locked=True)(torch.ones(4, 9, 64))
+    assert torch.equal(found, found[:, :1].expand(-1, 9, -1))
+    assert len({str(row[0].tolist()) for row in found}) == 4
+    free = Dropout(0.5)(torch.ones(1, 2, 64))
+    assert not torch.equal(free[:, 0], free[:, 1])
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_processes_drop_together_what_one_would(locked: bool) -> None:
+    """Each draws the mask of the whole batch and takes its rows of it."""
+    x = torch.ones(5, 3, 8)
+    dropout = Dropout(0.5, locked)
+    torch.manual_seed(0)
+    whole = dropout(x)
+    for rank in range(2):
+        ours = slice(rank, None, 2)
+        dropout.batch = 5, ours
+        torch.manual_seed(0)
+        assert torch.equal(dropout(x[ours]), whole[ours])
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("dropout", "between_layers"),
+        ("embedding_dropout", "after_embedding"),
+        ("output_dropout", "before_head"),
+        ("character_dropout", "characters"),
+    ],
+)
+def test_each_dropout_stands_where_it_says(key: str, place: str) -> None:
+    """The key reaches its own module and no other, which the forward pass goes through."""
+    network = network_of("gru", 2, 2, "tag", **{key: 0.25, "locked_dropout": True}).train()
+    assert [getattr(network, place)] == network.dropouts
+    assert (network.dropouts[0].share, network.dropouts[0].locked) == (0.25, key != "character_dropout")
+    ids, lengths = ragged()
+    torch.manual_seed(0)
+    assert not torch.equal(network(ids, lengths), network.eval()(ids, lengths))
+
+
+def test_character_dropout_makes_known_characters_unknown() -> None:
+    """At its rate; padding stays padding, and in evaluation nothing changes."""
+    torch.manual_seed(0)
+    ids = torch.randint(2, CHARACTERS, (100, 200))
+    ids[:, 150:] = PADDING
+    dropout = CharacterDropout(0.2)
+    found = dropout(ids)
+    assert not found[:, 150:].any()
+    changed = found[:, :150] != ids[:, :150]
+    assert float(changed.float().mean()) == pytest.approx(0.2, abs=0.02)
+    assert set(found[:, :150][changed].tolist()) == {UNKNOWN}
+    assert torch.equal(dropout.eval()(ids), ids)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_orthogonal_initialisation(cell: str) -> None:
+    """Each gate's recurrent matrix is orthogonal; biases are 0, but an LSTM's forget gate begins at 1."""
+    network = network_of(cell, 2, 2, "tag", initialisation="orthogonal")
+    for name, weight in network.layers.named_parameters():
+        gates = weight.detach().split(HIDDEN)
+        if "weight_hh" in name:
+            for gate in gates:
+                torch.testing.assert_close(gate @ gate.T, torch.eye(HIDDEN), **CLOSE)
+        elif "bias" in name:
+            forget = 1 if cell == "lstm" and "bias_ih" in name else None
+            expected = [float(number == forget) for number in range(len(gates))]
+            assert [gate.unique().tolist() for gate in gates] == [[value] for value in expected]
+
+
+def test_a_tied_head_is_the_embedding() -> None:
+    """One tensor, which learns from both of its uses: its gradient is the sum of theirs."""
+    torch.manual_seed(0)
+    model = ModelSection(tied=True, embedding_size=HIDDEN, hidden_size=HIDDEN)
+    tied = Network(model, "lm", CHARACTERS, CHARACTERS)
+    apart = Network(model.model_copy(update={"tied": False}), "lm", CHARACTERS, CHARACTERS)
+    apart.load_state_dict(tied.state_dict())
+    assert tied.head.weight is tied.embedding.weight
+    assert len(list(tied.parameters())) == len(list(apart.parameters())) - 1
+    for network in (tied, apart):
+        network(*ragged()).square().mean().backward()
+    both = apart.head.weight.grad + apart.embedding.weight.grad  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(tied.embedding.weight.grad, both, **CLOSE)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_carried_state_reads_on(cell: str, layers: int) -> None:
+    """A row in pieces, each from the state of the one before, answers as the row whole; no gradient goes back."""
+    network = network_of(cell, 1, layers, "lm")
+    ids, lengths = ragged([12, 12, 12])
+    state, found = None, []
+    for start, end in ((0, 5), (5, 6), (6, 12)):
+        logits, state = network.carry(ids[:, start:end], state)
+        assert not any(part.requires_grad for own in state for part in own)
+        found.append(logits)
+    torch.testing.assert_close(torch.cat(found, dim=1), network(ids, lengths), **CLOSE)

@@ -145,6 +145,36 @@ def test_a_wrong_value_is_told_with_what_is_allowed(raw: dict[str, Any], message
         (changed(CLASSIFY, train_monitor="words_f1"), "train.monitor: found 'words_f1'; a classify task has"),
         (changed(MINIMAL, train_monitor="words_f1"), 'train.monitor: needs data.label_scheme = "words"'),
         (changed(MINIMAL, model_dropout=0.5), "model.dropout: acts between layers, and there is one"),
+        (
+            changed(LM, model_input="one_hot", model_tied=True, model_embedding_size=64),
+            'model.tied: needs model.input = "embedding"',
+        ),
+        (changed(LM, train_class_weights=0.5), "train.class_weights: an lm task has no labels"),
+        (
+            changed(MINIMAL, model_input="one_hot", model_embedding_dropout=0.1),
+            'model.embedding_dropout: needs model.input = "embedding"',
+        ),
+        (
+            changed(MINIMAL, model_locked_dropout=True),
+            "model.locked_dropout: says how dropout is drawn, and there is none",
+        ),
+        (
+            changed(MINIMAL, model_tied=True),
+            "model.tied: only an lm task answers with the characters it reads",
+        ),
+        (changed(LM, model_tied=True, model_head="none"), 'model.tied: needs model.head = "linear"'),
+        (
+            changed(LM, model_tied=True, model_embedding_size=8, model_hidden_size=9),
+            "model.tied: needs model.embedding_size (8) and model.hidden_size (9) alike",
+        ),
+        (
+            changed(MINIMAL, train_carry_state=True),
+            'train.carry_state: only format = "text" is one running text',
+        ),
+        (
+            changed(LM, train_carry_state=True, model_loop=True),
+            "train.carry_state: a loop of cells begins at zero",
+        ),
         (changed(MINIMAL, data_labels=["a", "a"]), "data.labels: a label stands there twice"),
         (changed(MINIMAL, data_alphabet="aba"), "data.alphabet: a character stands there twice"),
         (changed(MINIMAL, data_train=None), "data.train: missing; expected the path of the training data"),
