@@ -105,8 +105,10 @@ def train(
             click.echo(line, err=True)
         return
     ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=shown)
-    if not ended.first:
-        sys.exit(1 if ended.interrupted else 0)
+    if (
+        not ended.first
+    ):  # nothing is left to do; the interpreter's own end aborts now and then with gloo's threads
+        os._exit(1 if ended.interrupted else 0)
     if ended.interrupted:
         state = ended.state
         again = ["ohlol", "train", str(recipe), "-o", str(folder), "--resume"]

@@ -14,7 +14,15 @@ from ohlol.train.evaluate import evaluate_model
 from ohlol.train.loop import finish, train
 from ohlol.train.recipe import Recipe
 
-SMALLER = ("model.hidden_size=32", "model.num_layers=1", "model.dropout=0.0", "train.learning_rate=0.01")
+SIZES = ("model.hidden_size=64", "model.embedding_size=64", "train.early_stopping=0", "train.batch_size=16")
+SMALLER = (
+    "model.hidden_size=32",
+    "model.num_layers=1",
+    "model.dropout=0.0",
+    "train.learning_rate=0.01",
+    "train.decay=none",
+    "data.max_length=500",
+)
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def pipeline(recipes, real_data, tmp_path):
 
 def test_names18(pipeline):
     """Surname to language."""
-    model, metrics = pipeline("names18", "train.epochs=4")
+    model, metrics = pipeline("names18", "train.epochs=4", "model.hidden_size=64")
     assert metrics["accuracy"] > 0.75  # the majority class is 51 %
     assert [r.label for r in model(["Kurosawa", "Papadimitriou", "Abdulaev"])] == [
         "Japanese",
@@ -69,7 +77,7 @@ def test_ud_en_ewt(pipeline):
 
 def test_tinyshakespeare(pipeline):
     """The next character; a text like the training data is less surprising than one unlike it."""
-    model, metrics = pipeline("tinyshakespeare", "train.epochs=1", "model.hidden_size=64")
+    model, metrics = pipeline("tinyshakespeare", *SMALLER[1:-1], "train.epochs=1", *SIZES)
     assert metrics["nats_per_character"] < 2.1  # log(65) = 4.17 knows nothing
     like, unlike = model(["What say you to the king?", "0xDEADBEEF qqq zzz #!@"])
     assert like.bits_per_character < unlike.bits_per_character / 2
