@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 import ohlol
-from ohlol import make, use
+from ohlol import learn, make, use
 from ohlol.artifacts.errors import OhlolError
 
 # What no command of serving needs, and the extra that brings it.
-TRAIN = ("torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w", "matplotlib", "jinja2")
+TRAIN = ("torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w", "filelock", "matplotlib", "jinja2")
 EXTRAS = {**dict.fromkeys(TRAIN, "train"), "tensorboard": "tensorboard"}
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 for command in (
-    *(make.demo, make.init, make.train, make.evaluate, make.report, make.export),
+    *(make.demo, learn.init, learn.train, learn.evaluate, learn.report, make.export),
     *(use.verify, use.bench, use.predict, use.inspect, use.compare),
 ):
     main.add_command(command)

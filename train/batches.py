@@ -150,6 +150,10 @@ class Rows:
 
         The same `seed` and `epoch` give the same batches.
         """
+        return map(self.batch, self.order(batch_size, seed, epoch, skip))
+
+    def order(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Index]:
+        """The numbers of the rows in each of those batches."""
         random = np.random.default_rng([seed, epoch])
         together = max(1, len(self) // SHUFFLED_SINGLY)  # neighbours; those that are left over come last
         order = random.permutation(len(self) // together)
@@ -166,7 +170,7 @@ class Rows:
                 if skip > 0:
                     skip -= 1
                     continue
-                yield self.batch(batches[number])
+                yield batches[number]
 
     def streams_in(self, batch_size: int, length: int) -> int:
         """Batches of an epoch in which `batch_size` streams are read side by side."""

@@ -31,6 +31,9 @@ class Board(Progress):
         self.writer = self.make(str(self.folder), purge_step=self.now + 1)
         self.seen = (self.state.loss, self.state.weight)
 
+    def note(self, line: str) -> None:
+        self.beside.note(line)
+
     @property
     def now(self) -> int:
         """Steps done in all."""

@@ -59,6 +59,11 @@ def save_last(
         _save(_contents(tensors), part / Layout.optimizer)
         facts = {**asdict(state), "optimizer": numbers}
         (part / Layout.state).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+    save_metrics(state, folder)
+
+
+def save_metrics(state: State, folder: Path) -> None:
+    """Write `metrics.jsonl`: the records of `state`, one a line."""
     with new_file(folder / Layout.metrics) as file:
         file.write("".join(json.dumps(record) + "\n" for record in state.history))
 

@@ -127,7 +127,10 @@ def _parts(
     named = {"train": data.train, "dev": data.dev, "test": data.test}
     files = {name: path for name, path in named.items() if path and (data.split or only in (None, name))}
     paths = {name: _find(path, folder, fallback) for name, path in files.items()}
-    digests = {name: {"path": path, "sha256": _digest(paths[name])} for name, path in files.items()}
+    digests: dict[str, Any] = {
+        name: {"path": path, "sha256": _digest(paths[name]), "bytes": _size(paths[name])}
+        for name, path in files.items()
+    }
     parts, wrong = {}, []
     for name, path in paths.items():
         try:

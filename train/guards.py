@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ohlol.artifacts import run
-from ohlol.artifacts.errors import CheckpointError
-from ohlol.train.checkpoint import load_state
+from ohlol.artifacts.errors import CheckpointError, TrainingError
+from ohlol.train.checkpoint import State, load_state
 from ohlol.train.data import Dataset
 from ohlol.train.recipe import Recipe
 
@@ -21,13 +24,29 @@ MAY_CHANGE = ("train.epochs", "train.early_stopping")  # of a recipe, when a run
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep two trainings from writing into one folder. Raises `CheckpointError` where one does already."""
+def alone(folder: Path) -> Iterator[Callable[[], None]]:
+    """Keep two trainings from writing into one folder. Raises `CheckpointError` where one does already.
+
+    Gives a check that raises `TrainingError` where somebody has removed the folder since, or put another there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / run.Layout.lock)
     try:
         with lock.acquire(timeout=0):
-            yield
+            own = Path(lock.lock_file).stat()  # the file stays open, and so its number is nobody else's
+
+            def still_there() -> None:
+                try:
+                    there = os.path.samestat(own, Path(lock.lock_file).stat())
+                except FileNotFoundError:
+                    there = False
+                if not there:
+                    raise TrainingError(
+                        f"{folder}: was removed or exchanged while this training wrote into it, which ends here; "
+                        "train anew, or put the folder back and go on with --resume"
+                    )
+
+            yield still_there
     except Timeout:
         raise CheckpointError(
             f"{folder}: another process is training into it; wait for its end, or name another folder with -o"
@@ -49,6 +68,15 @@ def may_begin(folder: Path) -> None:
             )
 
 
+def is_there(folder: Path) -> None:
+    """Refuse to resume where there is no run, or none yet."""
+    if not run.is_run(folder):
+        raise CheckpointError(
+            f"{folder}: {run.Layout.recipe} is missing, so there is no run to resume (a training that is killed before "
+            "its first checkpoint leaves none); start it without --resume"
+        )
+
+
 def may_resume(recipe: Recipe, data: Dataset, folder: Path) -> None:
     """Refuse to resume with another recipe or other data, saying what differs."""
     before = Recipe.load(run.require(folder / run.Layout.recipe)).model_dump()
@@ -63,13 +91,35 @@ def may_resume(recipe: Recipe, data: Dataset, folder: Path) -> None:
         if before_epochs != epochs:
             changed.append(f"train.epochs was {before_epochs}, is {epochs}, and the learning rate follows it")
     digests = load_state(folder)[0].digests
-    changed += [
-        f"the {name} data is another" for name in data.digests if data.digests[name] != digests.get(name)
-    ]
+    for name, found in data.digests.items():
+        before_it = digests.get(name, {})
+        if any(before_it.get(key) != found[key] for key in ("path", "sha256", "rows") if key in found):
+            changed.append(f"the {name} data is another: it had {_said(before_it)}, has {_said(found)}")
     if changed:
         raise CheckpointError(
             f"{folder}: cannot be resumed: {'; '.join(changed)}. Undo the change, or train anew with another -o"
         )
+
+
+def other_versions(state: State) -> list[str]:
+    """What the run began with and goes on without: bits may differ from here on."""
+    found = versions()
+    return [
+        f"{name} was {before}, is {found[name]}"
+        for name, before in state.versions.items()
+        if name in found and found[name] != before
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of what a run's bits depend on."""
+    return {name: version(name) for name in ("ohlol", "torch", "numpy")}
+
+
+def _said(digest: dict[str, Any]) -> str:
+    """A data file as its record has it; a run of an earlier version has no size."""
+    facts = {"bytes": "{:,} bytes", "rows": "{:,} rows", "sha256": "sha256 {:.12}…", "path": "in {}"}
+    return ", ".join(form.format(digest[key]) for key, form in facts.items() if key in digest) or "none"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ohlol.artifacts.files import new_file
 from ohlol.train.checkpoint import State, load_weights
 from ohlol.train.data import Dataset
 from ohlol.train.evaluate import evaluate_network
-from ohlol.train.guards import alone, may_begin, may_resume, stop_requested
+from ohlol.train.guards import alone, is_there, may_begin, may_resume, other_versions, stop_requested
 from ohlol.train.metrics import Metrics
 from ohlol.train.network import Network
 from ohlol.train.progress import Progress
@@ -55,14 +55,19 @@ def train(
     """
     with ExitStack() as stack:
         mine = stack.enter_context(ranks(device))
+        still_there: Callable[[], None] = lambda: None  # noqa: E731
         if mine.first:
-            stack.enter_context(alone(folder))
+            if resume:
+                is_there(folder)
+            still_there = stack.enter_context(alone(folder))
             may_resume(recipe, data, folder) if resume else may_begin(folder)
         mine.told(None)  # the others begin once the first one has looked
-        training = Training(recipe, data, folder, mine, resume)
+        training = Training(recipe, data, folder, mine, resume, still_there)
         progress = (progress if mine.first else None) or Progress()
         progress.state, progress.steps = training.state, training.batches
         progress.start(recipe.train.epochs, training.state.epoch, data.train.rows.characters)
+        if changed := other_versions(training.state):
+            progress.note(f"{'; '.join(changed)}: from here on the bits may differ from those of one go")
         stop = stack.enter_context(stop_requested())
         stack.enter_context(progress)
         while training.state.epoch < recipe.train.epochs and not _enough(recipe, training.state):

@@ -120,7 +120,7 @@ def _training(recipe: Recipe) -> Found:
     task, data, train = recipe.task.kind, recipe.data, recipe.train
     if train.early_stopping and not (data.dev or data.split):
         yield ("train.early_stopping", "data.dev", "data.split"), "needs dev data: set data.dev or data.split"
-    if train.class_weights != "none" and task == "lm":
+    if train.class_weights and task == "lm":
         yield ("train.class_weights", "task.kind"), "an lm task has no labels; drop it"
     if train.carry_state and data.format != "text":
         yield ("train.carry_state", "data.format"), 'only format = "text" is one running text; drop it'

@@ -67,7 +67,7 @@ class Optimiser:
         warm = settings.warm_up * self.steps
         if number + 1 < warm:
             return settings.learning_rate * (number + 1) / warm
-        done = (number + 1 - warm) / max(self.steps - warm + 1, 1)
+        done = min((number + 1 - warm) / max(self.steps - warm + 1, 1), 1.0)
         if settings.decay == "linear":
             return settings.learning_rate * (1 - done)
         if settings.decay == "cosine":

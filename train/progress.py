@@ -43,6 +43,9 @@ class Progress:
     def epoch(self, record: dict[str, Any], best: bool) -> None:
         """An epoch is complete; `record` is its line of `metrics.jsonl`."""
 
+    def note(self, line: str) -> None:
+        """Something that a person should know."""
+
     def __enter__(self) -> Progress:
         return self
 
@@ -70,6 +73,9 @@ class Lines(Progress):
     def epoch(self, record: dict[str, Any], best: bool) -> None:
         self.say("  ".join(self.parts(record, best)))
         self.seen_in_epoch, self.epoch_began = 0, time.monotonic()
+
+    def note(self, line: str) -> None:
+        print(f"note: {line}", file=self.out, flush=True)
 
     def parts(self, record: dict[str, Any], best: bool) -> list[str]:
         figures = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in dev_figures(record)]

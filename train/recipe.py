@@ -85,7 +85,9 @@ class Train(Section):
     decay: Literal["none", "linear", "cosine"] = "none"  # of the learning rate, from then to the last step
     loss: Literal["mean", "sum"] = "mean"  # over the characters (tag, lm) or rows (classify) of a batch
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    class_weights: Literal["none", "sqrt", "balanced"] = "none"  # rare labels count for more
+    class_weights: float = Field(
+        0.0, ge=0.0, le=1.0
+    )  # how much more rare labels count; 1 = as all do together
     clip_norm: float = Field(0.0, ge=0.0)  # 0 = gradients are not clipped
     averaging: float = Field(0.0, ge=0.0, lt=1.0)  # decay of the weights' running mean; 0 = no mean
     carry_state: bool = False  # `text`: a row begins where the one before it ended, with its state

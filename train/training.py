@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,18 @@ from ohlol.artifacts import run
 from ohlol.artifacts.errors import RecipeError, TrainingError
 from ohlol.artifacts.files import new_file
 from ohlol.train.batches import BUCKET, IGNORE, Batch, Rows, ahead
-from ohlol.train.checkpoint import Carried, State, load_last, new_network, save_last, save_weights
+from ohlol.train.checkpoint import (
+    Carried,
+    State,
+    load_last,
+    new_network,
+    save_last,
+    save_metrics,
+    save_weights,
+)
 from ohlol.train.data import Dataset
 from ohlol.train.evaluate import evaluate_network
+from ohlol.train.guards import versions
 from ohlol.train.metrics import better
 from ohlol.train.optimise import Optimiser
 from ohlol.train.progress import Progress
@@ -35,7 +43,18 @@ CHECKED = 32  # steps after which a GPU is asked for the losses: each question m
 class Training:
     """A run on its way: the network, its optimiser, and where it stands."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, folder: Path, mine: Ranks, resume: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        folder: Path,
+        mine: Ranks,
+        resume: bool,
+        still_there: Callable[[], None] = lambda: (
+            None
+        ),  # raises where the folder is no longer this training's
+    ) -> None:
+        self.still_there = still_there
         self.recipe, self.data, self.folder, self.mine = recipe, data, folder, mine
         settings = recipe.train
         if settings.precision != "float32" and mine.device.type != "cuda":
@@ -57,14 +76,14 @@ class Training:
                 self.carried = [[part[:, mine.ours].to(mine.device) for part in own] for own in carried]
         else:
             where = str(data.folder.resolve())
-            self.state = State(digests=data.digests, versions=_versions(), data_folder=where)
+            self.state = State(digests=data.digests, versions=versions(), data_folder=where)
             if mine.first:
                 self.optimiser.swap()
                 save_last(self.network, self.optimiser, self.state, folder)
                 save_weights(self.network, folder / run.Layout.best)
                 self.optimiser.swap()
         if mine.first:
-            _describe(recipe, data, folder)
+            _describe(recipe, data, self.state, folder)
 
     def epoch(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         """Train to the epoch's end; False where it was stopped before, and all of it is kept."""
@@ -112,6 +131,7 @@ class Training:
         if best:
             state.best_epoch, state.best_value = state.epoch, watched
         if self.mine.first:
+            self.still_there()
             if best:
                 save_weights(network, self.folder / run.Layout.best)
             save_last(network, self.optimiser, state, self.folder)
@@ -122,6 +142,7 @@ class Training:
         self._check_weights()
         carried = self._all_carried()
         if self.mine.first:
+            self.still_there()
             self.optimiser.swap()
             save_last(self.network, self.optimiser, self.state, self.folder, carried)
             self.optimiser.swap()
@@ -235,27 +256,29 @@ def _batches_in(recipe: Recipe, rows: Rows) -> int:
 
 
 def _class_weights(settings: Train, data: Dataset, device: torch.device) -> Tensor | None:
-    """Weights `(C,)` float32: N / (C · n) for a label that occurs n times ("balanced", as in scikit-learn), or its root."""
-    if settings.class_weights == "none":
+    """Weights `(C,)` float32: N / (C · n) for a label that occurs n times, to the power `class_weights`.
+
+    A power of 1 is what scikit-learn calls "balanced".
+    """
+    if not settings.class_weights:
         return None
     counts = np.maximum(data.train.rows.label_counts(len(data.vocabulary.labels)), 1)
     weights = counts.sum() / (len(counts) * counts)
-    power = 0.5 if settings.class_weights == "sqrt" else 1.0
-    return torch.tensor(weights**power, dtype=torch.float32, device=device)
+    return torch.tensor(weights**settings.class_weights, dtype=torch.float32, device=device)
 
 
 def _mixed(seed: int, epoch: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
 
 
-def _describe(recipe: Recipe, data: Dataset, folder: Path) -> None:
-    """What makes the folder a run, written once there is a checkpoint; a resumed run may have more epochs."""
+def _describe(recipe: Recipe, data: Dataset, state: State, folder: Path) -> None:
+    """What makes the folder a run, written once there is a checkpoint; a resumed run may have more epochs.
+
+    The recipe comes last: where it stands, all of the run does.
+    """
     for stale in folder.glob(".*.part"):  # of a process that was killed
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    data.vocabulary.save(folder)
+    save_metrics(state, folder)  # a process killed before it could has left those of the epoch before
     with new_file(folder / run.Layout.recipe) as file:
         file.write(recipe.to_toml())
-    data.vocabulary.save(folder)
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("ohlol", "torch", "numpy")}

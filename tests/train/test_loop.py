@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ohlol.artifacts import run as run_module
 from ohlol.artifacts.errors import CheckpointError, RecipeError, TrainingError
 from ohlol.train.data import load
 from ohlol.train.loop import finish, train
-from ohlol.train.progress import Progress
+from ohlol.train.progress import Lines, Progress
 from ohlol.train.recipe import Recipe
 
 ROWS = [[w, w[::-1]] for w in ("hello", "ab", "oh", "a", "lol", "hall", "bell", "halo", "ball", "hob")]
@@ -236,3 +237,54 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     for which in ("last", "best"):
         saved = load_file(tmp_path / "run" / which / WEIGHTS)
         assert all(weight.isfinite().all() for weight in saved.values())
+
+
+def test_what_has_changed_is_said(tmp_path):
+    """Data by size and digest, a run of an earlier version too; other versions of what computes are no refusal."""
+    recipe = recipe_of(tmp_path, epochs=1)
+    train(recipe, load(recipe, tmp_path), tmp_path / "run")
+    path = tmp_path / "run" / "last" / "state.json"
+    state = json.loads(path.read_text())
+    del state["digests"]["train"]["bytes"]
+    path.write_text(json.dumps({**state, "versions": {"torch": "1.0"}}))
+    lines = tmp_path / "said"
+    with lines.open("w") as out:
+        train(recipe, load(recipe, tmp_path), tmp_path / "run", resume=True, progress=Lines(out))
+    assert lines.read_text().startswith("note: torch was 1.0, is ")
+    with (tmp_path / "train.tsv").open("a") as file:
+        file.write("hello\tohlol\n")
+    with pytest.raises(CheckpointError, match=r"it had sha256 \w{12}….*, has \d+ bytes, sha256 \w{12}…"):
+        train(recipe, load(recipe, tmp_path), tmp_path / "run", resume=True)
+
+
+def test_a_recipe_of_before_an_option_goes_on(tmp_path):
+    """Keys that a run's recipe does not have yet are at their defaults."""
+    recipe = recipe_of(tmp_path, epochs=1)
+    train(recipe, load(recipe, tmp_path), tmp_path / "run")
+    path = tmp_path / "run" / "recipe.toml"
+    kept = [
+        k for k in path.read_text().splitlines() if not k.startswith(("averaging", "carry_state", "tied"))
+    ]
+    path.write_text("\n".join(kept))
+    assert train(recipe, load(recipe, tmp_path), tmp_path / "run", resume=True).state.epoch == 1
+
+
+def test_a_folder_that_is_removed_or_exchanged_ends_the_training(tmp_path):
+    """What somebody removed is not made anew, and a run that stands there now is not written into."""
+    recipe = recipe_of(tmp_path)
+
+    class Removes(Progress):
+        def epoch(self, record, best):
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(TrainingError, match="was removed or exchanged"):
+        train(recipe, load(recipe, tmp_path), tmp_path / "run", progress=Removes())
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_to_resume(tmp_path):
+    """The message says what to do, and a misspelt folder is not made."""
+    recipe = recipe_of(tmp_path)
+    with pytest.raises(CheckpointError, match="start it without --resume"):
+        train(recipe, load(recipe, tmp_path), tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()

@@ -48,7 +48,7 @@ def tagging(tmp_path):
         },
         "train": {
             "epochs": 6, "batch_size": 5, "learning_rate": 0.01, "clip_norm": 1.0, "averaging": 0.9,
-            "class_weights": "sqrt", "label_smoothing": 0.1, "warm_up": 0.1, "decay": "cosine",
+            "class_weights": 0.5, "label_smoothing": 0.1, "warm_up": 0.1, "decay": "cosine",
         },
     }  # fmt: skip
     return written(tmp_path, raw)

@@ -149,7 +149,7 @@ def test_a_wrong_value_is_told_with_what_is_allowed(raw: dict[str, Any], message
             changed(LM, model_input="one_hot", model_tied=True, model_embedding_size=64),
             'model.tied: needs model.input = "embedding"',
         ),
-        (changed(LM, train_class_weights="sqrt"), "train.class_weights: an lm task has no labels"),
+        (changed(LM, train_class_weights=0.5), "train.class_weights: an lm task has no labels"),
         (
             changed(MINIMAL, model_input="one_hot", model_embedding_dropout=0.1),
             'model.embedding_dropout: needs model.input = "embedding"',
