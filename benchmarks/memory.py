@@ -1,4 +1,4 @@
-"""How much memory training takes on large data: the peak must not grow with the file.
+"""How much memory training takes on large data: the peak must hardly grow with the file.
 
     python benchmarks/memory.py [--folder DIR] [--sizes 0.2 2] [--rows tag split lm] > memory.md
 

@@ -11,12 +11,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ohlol.train.packed import Packed
+from ohlol.train.packed import FEW, Packed
 
 IGNORE = -100  # the target of padding; torch's cross entropy leaves it out
 BUCKET = 50  # batches in one window of rows that are sorted by length
 SHUFFLED_SINGLY = 1 << 20  # rows; of more, neighbours are shuffled together, so that memory stays flat
-TOGETHER = 1 << 12  # rows that are counted at once
+TOGETHER = 1 << 12  # rows of data in memory that are handled at once
 AHEAD = 4  # batches read before they are asked for
 
 Index = NDArray[np.int64]
@@ -109,18 +109,18 @@ class Rows:
     @property
     def characters(self) -> int:
         """In all rows together."""
-        return sum(int(self.spans[index][1].sum()) for index in self._blocks())
+        return sum(int(self.spans[index][1].sum()) for index in self._blocks(TOGETHER))
 
     @property
     def targets(self) -> NDArray[np.int64]:
         """Of every row, end to end: `(N,) int64`; for `classify` `(R,)`."""
-        found = [self._targets(index) for index in self._blocks()]
+        found = [self._targets(index) for index in self._blocks(self._few)]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
     def label_counts(self, labels: int) -> Index:
         """How often each label is a target, `(labels,) int64`."""
         return sum(
-            (np.bincount(self._targets(index), minlength=labels) for index in self._blocks()),
+            (np.bincount(self._targets(index), minlength=labels) for index in self._blocks(self._few)),
             np.zeros(labels, np.int64),
         )
 
@@ -132,13 +132,16 @@ class Rows:
     def cut(self, starts: Index, lengths: Index) -> Batch:
         """Rows that begin at `starts (B,)` and have `lengths (B,)`; their targets are those of characters."""
         inside = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-        where = (starts[:, None] + np.arange(lengths.max()))[inside]
         ids = np.zeros(inside.shape, dtype=np.int64)
-        ids[inside] = self.ids[self.packed.codes[where]]
         targets = np.full(inside.shape, IGNORE, dtype=np.int64)
-        if not self.per_row:
-            targets[inside] = self._answers(where)
-        self.packed.forget()
+        for start in range(0, len(starts), self._few):
+            few = slice(start, start + self._few)
+            own = inside[few]
+            where = (starts[few, None] + np.arange(lengths.max()))[own]
+            ids[few][own] = self.ids[self.packed.codes[where]]
+            if not self.per_row:
+                targets[few][own] = self._answers(where)
+            self.packed.forget()
         return Batch(ids, lengths, targets)
 
     def batches_in(self, batch_size: int) -> int:
@@ -206,9 +209,14 @@ class Rows:
             return self.ids[self.packed.codes[where + 1]]
         return self.classes[self.packed.labels[where]]
 
-    def _blocks(self) -> Iterator[Index]:
-        for start in range(0, len(self), TOGETHER):
-            yield np.arange(start, min(start + TOGETHER, len(self)))
+    @property
+    def _few(self) -> int:
+        """Rows that are read at once, from anywhere in the file."""
+        return FEW if self.packed.maps else TOGETHER
+
+    def _blocks(self, size: int) -> Iterator[Index]:
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
             self.packed.forget()
 
 

@@ -23,7 +23,7 @@ from ohlol.train.readers import Example
 
 VERSION = 2  # of the cache's files
 BLOCK = 1 << 20  # characters handled at once
-FEW = 256  # examples after which what was read is let go: the system maps 64 kB around each
+FEW = 16  # examples after which what was read is let go: the system may map 2 MB around each
 COLUMNS = ("codes", "labels", "offsets", "lines")
 FACTS = "facts.json"
 

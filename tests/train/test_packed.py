@@ -100,6 +100,17 @@ def test_from_the_cache_training_is_the_same(
     assert entries(tmp_path / "cache")
 
 
+def test_a_batch_is_let_go_while_it_is_read(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows lie anywhere, and for each the system may map 2 MB: a large batch would map a large file."""
+    rows = load(tagging(tmp_path, size=100), tmp_path).train.rows
+    forgotten = []
+    monkeypatch.setattr(Packed, "forget", lambda packed: forgotten.append(packed))
+    rows.batch(np.arange(100))
+    assert len(forgotten) >= 100 // packed_module.FEW
+
+
 def test_the_name_follows_what_is_read(tmp_path: Path, cache: Path) -> None:
     """Another content or way to read it is another entry; what is done with it later is not."""
     (tmp_path / "same").mkdir()
