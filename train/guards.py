@@ -53,6 +53,20 @@ def alone(folder: Path) -> Iterator[Callable[[], None]]:
         ) from None
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say of what the machine refuses while a run is written what becomes of it. Raises `TrainingError`."""
+    try:
+        yield
+    except OSError as error:
+        begun = run.is_run(folder)
+        what = "what was saved before is whole" if begun else "nothing has been trained yet"
+        then = "go on with --resume" if begun else "start again, or name another folder with -o"
+        raise TrainingError(
+            f"{folder}: cannot be written to ({error.strerror or error}); {what}: mend it, and {then}"
+        ) from error
+
+
 def may_begin(folder: Path) -> None:
     """Refuse a folder that holds a run, or anything that no run wrote."""
     if run.is_run(folder):

@@ -14,7 +14,7 @@ from ohlol.artifacts.files import new_file
 from ohlol.train.checkpoint import State, load_weights
 from ohlol.train.data import Dataset
 from ohlol.train.evaluate import evaluate_network
-from ohlol.train.guards import alone, is_there, may_begin, may_resume, other_versions, stop_requested
+from ohlol.train.guards import alone, is_there, may_begin, may_resume, other_versions, stop_requested, writing
 from ohlol.train.metrics import Metrics
 from ohlol.train.network import Network
 from ohlol.train.progress import Progress
@@ -51,9 +51,11 @@ def train(
 
     `device` is "auto" or torch's name of one. `after_epoch` sees the network and the epoch's record.
     Raises `RecipeError`, `CheckpointError` (resuming with another recipe or other data, a folder that
-    holds a run, or that another process trains into) and `TrainingError` (a loss that is not a number).
+    holds a run, or that another process trains into) and `TrainingError` (a loss that is not a number, a
+    disk that is full).
     """
     with ExitStack() as stack:
+        stack.enter_context(writing(folder))
         mine = stack.enter_context(ranks(device))
         still_there: Callable[[], None] = lambda: None  # noqa: E731
         if mine.first:
@@ -103,6 +105,6 @@ def finish(ended: Run, data: Dataset) -> dict[str, Metrics]:
         for name, split in splits.items()
         if split is not None
     }
-    with new_file(ended.folder / run.Layout.results) as file:
+    with writing(ended.folder), new_file(ended.folder / run.Layout.results) as file:
         file.write(json.dumps(results, indent=2) + "\n")
     return results
