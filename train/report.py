@@ -22,6 +22,7 @@ from ohlol.train.checkpoint import State, load_state
 from ohlol.train.confusion import Confusion
 from ohlol.train.data import Split
 from ohlol.train.evaluate import answers
+from ohlol.train.guards import writing
 from ohlol.train.metrics import label_metrics, lm_metrics, tag_metrics
 from ohlol.train.network import Network
 from ohlol.train.recipe import Recipe
@@ -57,7 +58,7 @@ def write_report(folder: Path, network: Network, name: str, split: Split) -> Pat
         **_findings(network, split, vocabulary),
     )
     path = folder / Layout.report
-    with new_file(path) as file:
+    with writing(folder), new_file(path) as file:
         file.writelines(page)
     return path
 
