@@ -25,7 +25,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def main() -> None:
     if given.child:
         child()
         return
-    room = shutil.disk_usage(given.folder or Path.cwd()).free / 1e9
+    room = shutil.disk_usage(given.folder or gettempdir()).free / 1e9
     if room < 3 * max(given.sizes):
         sys.exit(
             f"--folder: {room:.1f} GB are free, {3 * max(given.sizes):.1f} are needed; name a folder on a larger disk"

@@ -89,6 +89,8 @@ def train(
     from ohlol.train.progress import progress
     from ohlol.train.recipe import Recipe
 
+    if dry_run and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise click.UsageError("--dry-run looks with one process; start it without torchrun")
     parsed = Recipe.load(recipe, overrides)
     folder = output or Path("runs") / recipe.stem
     dataset = load(parsed, *data_folders(data, recipe.parent))
@@ -132,7 +134,7 @@ def _tell_the_end(ended: Run, dataset: Dataset, recipe: Recipe) -> None:
     click.echo(f"\nbest epoch: {state.best_epoch} of {state.epoch}", err=True)
     results = finish(ended, dataset)
     _print_metrics(results)
-    splits = {"dev": dataset.dev, "test": dataset.test, "train": dataset.train}
+    splits = {"dev": dataset.dev, "test": dataset.test, "train": dataset.train.whole()}
     name = next(iter(results))  # dev if there is one, else test, else train
     page = write_report(ended.folder, ended.network, name, cast("Split", splits[name]))
     click.echo(f"{page} shows it in a browser", err=True)

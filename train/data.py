@@ -41,6 +41,13 @@ class Split:
     examples: Examples
     rows: Rows
 
+    def whole(self) -> Split:
+        """The same, running text as one row: training cuts it, what is measured is not cut."""
+        spans = self.rows.spans
+        if not isinstance(spans, Windows):
+            return self
+        return replace(self, rows=replace(self.rows, spans=Windows(spans.total, max(spans.total, 1))))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -87,7 +94,8 @@ def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
         raise DataError("data.train: missing; this recipe names data to measure by, none to train on")
     vocabulary = _vocabulary(recipe, parts["train"])
     splits = dict(_splits(recipe, vocabulary, parts))
-    return Dataset(vocabulary, splits["train"], splits.get("dev"), splits.get("test"), digests, folder)
+    dev, test = (splits[name].whole() if name in splits else None for name in ("dev", "test"))
+    return Dataset(vocabulary, splits["train"], dev, test, digests, folder)
 
 
 def load_split(
@@ -99,7 +107,7 @@ def load_split(
         raise DataError(
             f"the recipe has no {name} data; set data.{name} or data.split, or name another --split"
         )
-    return dict(_splits(recipe, vocabulary, {name: part}))[name]
+    return dict(_splits(recipe, vocabulary, {name: part}))[name].whole()
 
 
 def data_folders(given: Path | None, recipe_folder: Path) -> tuple[Path, Path | None]:
@@ -134,7 +142,9 @@ def _parts(
     parts, wrong = {}, []
     for name, path in paths.items():
         try:
-            limit = data.max_length if name == "train" and not data.split else None
+            # Rows that are drawn, or kept once, are cut after that.
+            cut_now = name == "train" and not (data.split or data.deduplicate)
+            limit = data.max_length if cut_now else None
             parts[name] = Part(_packed(path, recipe, digests[name]["sha256"], limit), path)
         except DataError as error:
             wrong.append(str(error))
@@ -142,7 +152,13 @@ def _parts(
         raise DataError("\n".join(wrong))
     if data.deduplicate:
         parts = {name: replace(part, part=_once(part.packed)) for name, part in parts.items()}
-    return (_divided(parts["train"], recipe, only, digests["train"]) if data.split else parts), digests
+    if data.split:
+        parts = _divided(parts["train"], recipe)
+    if data.max_length and (data.split or data.deduplicate) and "train" in parts and only in (None, "train"):
+        drawn = data.model_dump(include={"max_length", "split", "split_seed", "deduplicate"})
+        facts, path = {"sha256": digests["train"]["sha256"], **drawn}, parts["train"].path
+        parts["train"] = Part(_kept(parts["train"].examples(), path, recipe, facts), path)
+    return parts, digests
 
 
 def _packed(path: Path, recipe: Recipe, digest: str, limit: int | None) -> Packed:
@@ -164,25 +180,24 @@ def _kept(found: Iterable[Example], path: Path, recipe: Recipe, facts: dict[str,
     return cached(found, task == "classify", facts | read, cache_folder())
 
 
-def _divided(whole: Part, recipe: Recipe, only: str | None, digest: dict[str, Any]) -> dict[str, Part]:
+def _divided(whole: Part, recipe: Recipe) -> dict[str, Part]:
     """`data.split`: running text in its order, other examples as they are drawn."""
     data, packed = recipe.data, whole.packed
     assert data.split is not None
     if data.format == "text":
         at = [0, *(round(len(packed.codes) * part) for part in np.cumsum(data.split))]
         cuts = zip(SPLITS, at, at[1:], strict=False)
-        return {name: replace(whole, packed=packed.stretch(start, end)) for name, start, end in cuts}
+        return {
+            name: replace(whole, packed=packed.stretch(a, b))
+            for name, a, b in cuts
+            if a < b or name == "train"
+        }
     random = np.random.default_rng(data.split_seed)
     order = random.permutation(len(packed) if whole.part is None else whole.part)
     ends = np.round(np.cumsum(data.split) * len(order)).astype(int)
     parts = dict(zip(SPLITS, (replace(whole, part=p) for p in np.split(order, ends[:2])), strict=True))
-    train = parts["train"]
-    if not len(train.examples()):
+    if not len(parts["train"].examples()):
         raise DataError(f"{whole.path}: {len(order)} examples are too few to split by {data.split}")
-    if data.max_length and only in (None, "train"):
-        drawn = data.model_dump(include={"max_length", "split", "split_seed", "deduplicate"})
-        facts = {"sha256": digest["sha256"], **drawn}
-        parts["train"] = Part(_kept(train.examples(), whole.path, recipe, facts), whole.path)
     return parts
 
 
@@ -191,32 +206,30 @@ def _splits(recipe: Recipe, vocabulary: Vocabulary, parts: dict[str, Part]) -> I
     wrong = Mistakes(Path())
     for name, part in parts.items():
         if len(part.examples()):
-            rows = _rows(recipe, vocabulary, part, name)
+            rows = _rows(recipe, vocabulary, part)
             if recipe.task.kind != "lm":
                 _check_labels(part, vocabulary, name, wrong)
-            if len(rows):
-                yield name, Split(part.examples(), rows)
-            elif name == "train":
-                raise DataError("train data: no text of two characters or more, so nothing to predict")
+            if not len(rows):
+                raise DataError(f"{name} data: no text of two characters or more, so nothing to predict")
+            yield name, Split(part.examples(), rows)
     wrong.raise_any()
 
 
-def _rows(recipe: Recipe, vocabulary: Vocabulary, part: Part, name: str) -> Rows:
+def _rows(recipe: Recipe, vocabulary: Vocabulary, part: Part) -> Rows:
     packed, task = part.packed, recipe.task.kind
     ids = vocabulary.alphabet.ids(np.arange(packed.highest + 1, dtype=np.int32))
     if task == "lm":
-        return Rows(packed, _following(recipe.data, part, name), ids, None)
+        return Rows(packed, _following(recipe.data, part), ids, None)
     numbers = {label: number for number, label in enumerate(vocabulary.labels)}
     classes = np.array([numbers.get(label, 0) for label in packed.names], dtype=np.int64)
     return Rows(packed, Whole(packed.offsets, part.part), ids, classes, per_row=task == "classify")
 
 
-def _following(data: Data, part: Part, name: str) -> Whole | Windows:
+def _following(data: Data, part: Part) -> Whole | Windows:
     """Rows of `lm`: each character's target is the next one; the last character of a row is only a target."""
     packed = part.packed
     if data.format == "text":
-        size = data.sequence_length if name == "train" else len(packed.codes)
-        return Windows(max(len(packed.codes) - 1, 0), max(size, 1))
+        return Windows(max(len(packed.codes) - 1, 0), data.sequence_length)
     lengths = np.diff(packed.offsets)
     long = np.flatnonzero(lengths > 1)
     if part.part is None and len(long) == len(packed):
@@ -282,9 +295,8 @@ def _digest(path: Path) -> str:
 
 
 def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in texts_in(path))
-    return path.stat().st_size if path.is_file() else 0
+    files = texts_in(path) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _pieces(example: Example, limit: int) -> Iterator[Example]:

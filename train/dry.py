@@ -49,7 +49,7 @@ def summary(data: Dataset) -> Iterator[str]:
     yield f"{sizes} rows; {characters:,} characters, {labels:,} labels"
     for name, count in data.repeated().items():
         if count:
-            rows = len(splits[name].rows)  # type: ignore[union-attr]
+            rows = len(splits[name].examples)  # type: ignore[union-attr]
             yield f"note: {count:,} of {rows:,} {name} rows have a text that stands in the train data too"
 
 

@@ -58,6 +58,8 @@ def writing(folder: Path) -> Iterator[None]:
     """Say of what the machine refuses while a run is written what becomes of it. Raises `TrainingError`."""
     try:
         yield
+    except BrokenPipeError:  # nobody reads what is said: no matter of the folder
+        raise
     except OSError as error:
         begun = run.is_run(folder)
         what = "what was saved before is whole" if begun else "nothing has been trained yet"

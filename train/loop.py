@@ -99,7 +99,7 @@ def finish(ended: Run, data: Dataset) -> dict[str, Metrics]:
     """The best checkpoint's metrics on dev and test (on train where there is neither), kept in the run."""
     load_weights(ended.network, run.checkpoint(ended.folder, run.Layout.best))
     device = next(ended.network.parameters()).device
-    splits = {"dev": data.dev, "test": data.test} if data.dev or data.test else {"train": data.train}
+    splits = {"dev": data.dev, "test": data.test} if data.dev or data.test else {"train": data.train.whole()}
     results = {
         name: evaluate_network(ended.network, split, data.vocabulary, device)
         for name, split in splits.items()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,7 +38,7 @@ from ohlol.train.ranks import Ranks
 from ohlol.train.recipe import Recipe, Train
 
 KEPT_EVERY = 300.0  # seconds, in a long epoch
-CHECKED = 32  # steps after which a GPU is asked for the losses: each question makes it wait
+CHECKED = 10  # steps after which a GPU is asked for the losses: each question makes it wait
 
 
 class Training:
@@ -62,13 +63,19 @@ class Training:
                 f'train.precision: "{settings.precision}" needs a GPU, this is {mine.device}; set "float32"'
             )
         self.batches = _batches_in(recipe, data.train.rows)
+        if settings.carry_state and settings.batch_size < mine.world:
+            raise RecipeError(
+                f"train.batch_size: {settings.batch_size} streams are too few for {mine.world} processes; start fewer"
+            )
         torch.manual_seed(settings.seed)
         self.network = new_network(recipe, data.vocabulary).to(mine.device)
         self.optimiser = Optimiser(self.network, settings, settings.epochs * self.batches)
         self.dropouts = self.network.dropouts
         self.carried: Carried = None
         self.kept = time.monotonic()
-        self.class_weights = _class_weights(settings, data, mine.device)
+        self.class_weights = _class_weights(settings, data)
+        weights = self.class_weights
+        self.weights = None if weights is None else torch.from_numpy(weights).to(mine.device)
         if resume:
             self.state, carried = load_last(self.network, self.optimiser, folder)
             run.checkpoint(folder, run.Layout.best)  # must be there: this run may not better it
@@ -94,13 +101,15 @@ class Training:
             loss, weight, asked, late = self._step(batch, stop)
             waiting.append((loss, weight))
             state.step += 1
-            if late or len(waiting) == (CHECKED if self.mine.device.type == "cuda" else 1):
+            due = len(waiting) == (CHECKED if self.mine.device.type == "cuda" else 1)
+            if due or late or state.step == self.batches:
                 self._check(waiting)
                 waiting = []
             progress.step(int(batch.lengths.sum()), state.loss / max(state.weight, 1))
             if asked or (self.mine.world == 1 and stop()):
                 break
             if late:
+                state.seconds, began = state.seconds + time.monotonic() - began, time.monotonic()
                 self._keep()
         self._check(waiting)
         state.seconds += time.monotonic() - began
@@ -189,7 +198,7 @@ class Training:
             else:
                 logits = self.network(ids, lengths)  # (B, T, C) or (B, C)
             return functional.cross_entropy(
-                logits.flatten(0, -2), targets.flatten(), self.class_weights,
+                logits.flatten(0, -2), targets.flatten(), self.weights,
                 ignore_index=IGNORE, reduction="sum", label_smoothing=settings.label_smoothing,
             )  # fmt: skip
 
@@ -199,8 +208,7 @@ class Training:
             return 1.0
         if self.class_weights is None:
             return float((batch.targets != IGNORE).sum())
-        weights = self.class_weights.cpu().numpy()
-        return float(weights[batch.targets[batch.targets != IGNORE]].sum())
+        return float(self.class_weights[batch.targets[batch.targets != IGNORE]].sum())
 
     def _check(self, waiting: list[tuple[Tensor, float]]) -> None:
         """Add up the losses of the last steps. Raises `TrainingError` at the first that is not a number."""
@@ -255,16 +263,17 @@ def _batches_in(recipe: Recipe, rows: Rows) -> int:
     return count
 
 
-def _class_weights(settings: Train, data: Dataset, device: torch.device) -> Tensor | None:
-    """Weights `(C,)` float32: N / (C · n) for a label that occurs n times, to the power `class_weights`.
+def _class_weights(settings: Train, data: Dataset) -> NDArray[np.float32] | None:
+    """Weights `(C,)`: N / (C · n) for a label that is n of N answers, to the power `class_weights`.
 
-    A power of 1 is what scikit-learn calls "balanced".
+    A power of 1 is what scikit-learn calls "balanced". A label that never occurs has 0, and is not among the C.
     """
     if not settings.class_weights:
         return None
-    counts = np.maximum(data.train.rows.label_counts(len(data.vocabulary.labels)), 1)
-    weights = counts.sum() / (len(counts) * counts)
-    return torch.tensor(weights**settings.class_weights, dtype=torch.float32, device=device)
+    counts = data.train.rows.label_counts(len(data.vocabulary.labels)).astype(np.float64)
+    occurs = counts > 0
+    counts[occurs] = (counts.sum() / (occurs.sum() * counts[occurs])) ** settings.class_weights
+    return counts.astype(np.float32)
 
 
 def _mixed(seed: int, epoch: int, step: int) -> int:

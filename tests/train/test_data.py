@@ -110,6 +110,14 @@ def test_duplicates_are_removed_before_splitting(tmp_path: Path) -> None:
     assert len(loaded(tmp_path, "classify", "tsv", content).train.examples) == 20
 
 
+def test_duplicates_are_rows_not_their_pieces(tmp_path: Path) -> None:
+    """What is cut out of a row twice is there twice; rows that stand twice are there once."""
+    data = loaded(tmp_path, "tag", "tsv", "ha ha\txxxxx\n" * 2, deduplicate=True, max_length=3)
+    assert texts(data.train) == ["ha ", "ha"]
+    data = loaded(tmp_path, "tag", "tsv", "ha ha ha \txxxxxxxxx\n" * 2, deduplicate=True, max_length=3)
+    assert texts(data.train) == ["ha "] * 3
+
+
 def test_too_few_examples_to_split_are_refused(tmp_path: Path) -> None:
     """An empty training set is told before training."""
     with pytest.raises(DataError, match="1 examples are too few to split"):
@@ -161,6 +169,13 @@ def test_too_little_text_to_train_is_refused(tmp_path: Path, text: str, keys: di
     """One character has no next one to predict, and that is told as such."""
     with pytest.raises(DataError, match="no text of two characters or more"):
         loaded(tmp_path, "lm", "text", text, **keys)
+
+
+def test_dev_data_that_predicts_nothing_is_refused(tmp_path: Path) -> None:
+    """Without it no epoch would be better than another, and nobody would be told."""
+    (tmp_path / "dev").write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(DataError, match="dev data: no text of two characters or more"):
+        loaded(tmp_path, "lm", "tsv", "ab\n", dev="dev")
 
 
 def test_lm_rows_of_lines_end_at_the_line(tmp_path: Path) -> None:

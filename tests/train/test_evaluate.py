@@ -11,9 +11,9 @@ import ohlol
 from ohlol.export.bundle import export
 from ohlol.train import evaluate
 from ohlol.train.checkpoint import load_network
-from ohlol.train.data import load
+from ohlol.train.data import load, load_split
 from ohlol.train.evaluate import CONTEXT, STRETCH, evaluate_model, evaluate_network, logits_of, surprise
-from ohlol.train.loop import train
+from ohlol.train.loop import finish, train
 from ohlol.train.recipe import Recipe
 
 LONG = 2 * STRETCH + 1000  # the shortest rows below are read whole, this one is not
@@ -106,3 +106,23 @@ def test_a_bundle_is_measured_alike(trained):
     network, model, data = trained
     mine = evaluate_network(network, data.dev, data.vocabulary)
     assert evaluate_model(model, data.dev, data.vocabulary, network.task) == pytest.approx(mine, rel=1e-5)
+
+
+def test_running_text_is_measured_whole_whichever_split_it_is(tmp_path):
+    """Training cuts the text into short rows; its figure, by network or bundle, is that of the text."""
+    (tmp_path / "text").write_text("abc abd abe\n" * 30)
+    raw = {
+        "task": {"kind": "lm"},
+        "data": {"format": "text", "train": "text", "sequence_length": 7},
+        "model": {"hidden_size": 8, "embedding_size": 4},
+        "train": {"epochs": 3, "learning_rate": 0.02},
+    }
+    recipe = Recipe.parse(raw, "it")
+    data = load(recipe, tmp_path)
+    ended = train(recipe, data, tmp_path / "run")
+    results = finish(ended, data)["train"]
+    export(tmp_path / "run", tmp_path / "bundle", formats=["onnx"])
+    split = load_split(recipe, data.vocabulary, "train", tmp_path, None)
+    found = evaluate_model(ohlol.load(tmp_path / "bundle"), split, data.vocabulary, "lm")
+    assert results == pytest.approx(found, abs=1e-5)
+    assert len(split.rows) == 1

@@ -53,6 +53,15 @@ def test_class_weights_are_those_of_scikit_learn(tmp_path, power):
     assert training.class_weights.tolist() == pytest.approx((expected**power).tolist())
 
 
+def test_a_label_that_never_occurs_weighs_nothing(tmp_path):
+    """Smoothing would otherwise pull all answers towards it, by the weight of what is rarest."""
+    recipe = tagging(class_weights=1.0, label_smoothing=0.1)
+    labels = sorted({label for _, row in ROWS for label in row})
+    more = recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": ["never", *labels]})})
+    weights = begun(recipe, tmp_path / "a").class_weights
+    assert begun(more, tmp_path / "b").class_weights.tolist() == [0.0, *weights.tolist()]
+
+
 @pytest.mark.parametrize("weights", [0.0, 1.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_by_its_formula(tmp_path, smoothing, weights):
@@ -60,7 +69,7 @@ def test_the_loss_by_its_formula(tmp_path, smoothing, weights):
     training = begun(tagging(label_smoothing=smoothing, class_weights=weights), tmp_path)
     batch = training.data.train.rows.batch(np.arange(len(ROWS)))
     logits = training.network(torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths))
-    w = training.class_weights if weights else torch.ones(logits.shape[-1])
+    w = training.weights if weights else torch.ones(logits.shape[-1])
     nats, total, weight = -functional.log_softmax(logits, -1), 0.0, 0.0
     for row, column in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
         gold, own = int(batch.targets[row, column]), nats[row, column]
