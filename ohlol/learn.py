@@ -116,6 +116,7 @@ def train(
         again = ["ohlol", "train", str(recipe), "-o", str(folder), "--resume"]
         again += ["--data", str(data)] if data else []
         again += ["--tensorboard"] if tensorboard else []
+        again += ["--device", device] if device != "auto" else []
         again += [word for override in overrides for word in ("--set", override)]
         message = f"stopped after epoch {state.epoch}, step {state.step}; all of it is kept in {folder}. Go on with:"
         click.echo(f"{message}\n  {shlex.join(again)}", err=True)

@@ -98,8 +98,17 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
     path = require(checkpoint(folder, Layout.last) / Layout.state)
     try:
         facts = json.loads(path.read_bytes())
-        numbers = facts.pop("optimizer")
-        return State(**facts), dict(numbers)
+        numbers = dict(facts.pop("optimizer"))
+        state = State(**facts)
+        for part, kind in ((state.history, list), (state.digests, dict), (state.versions, dict)):
+            if not isinstance(part, kind) or not all(isinstance(own, dict | str) for own in part):
+                raise TypeError(f"found {part!r:.60}")
+        for number in (state.epoch, state.step, state.best_epoch):
+            if not isinstance(number, int):
+                raise TypeError(f"found {number!r:.60} for a number")
+        if not all(isinstance(own, dict) for own in state.digests.values()):
+            raise TypeError(f"found {state.digests!r:.60}")
+        return state, numbers
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged ({error!r}); train again") from error
 

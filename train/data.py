@@ -59,6 +59,7 @@ class Dataset:
     test: Split | None
     digests: dict[str, Any]
     folder: Path
+    empty: tuple[str, ...] = ()  # splits that `data.split` asks for and that came out with no rows
 
     def repeated(self) -> dict[str, int]:
         """How many rows of dev and test have a text that stands in the train data too."""
@@ -95,7 +96,9 @@ def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
     vocabulary = _vocabulary(recipe, parts["train"])
     splits = dict(_splits(recipe, vocabulary, parts))
     dev, test = (splits[name].whole() if name in splits else None for name in ("dev", "test"))
-    return Dataset(vocabulary, splits["train"], dev, test, digests, folder)
+    asked = zip(SPLITS, recipe.data.split or (), strict=False)
+    empty = tuple(name for name, part in asked if part and name not in splits)
+    return Dataset(vocabulary, splits["train"], dev, test, digests, folder, empty)
 
 
 def load_split(

@@ -47,6 +47,8 @@ def summary(data: Dataset) -> Iterator[str]:
     sizes = ", ".join(f"{len(split.rows):,} {name}" for name, split in splits.items() if split)
     characters, labels = len(data.vocabulary.alphabet.characters), len(data.vocabulary.labels)
     yield f"{sizes} rows; {characters:,} characters, {labels:,} labels"
+    for name in data.empty:
+        yield f"note: data.split leaves no {name} rows; give it a larger part"
     for name, count in data.repeated().items():
         if count:
             rows = len(splits[name].examples)  # type: ignore[union-attr]

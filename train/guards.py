@@ -75,6 +75,11 @@ def may_begin(folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: holds a run already; go on with it by --resume, or name another with -o"
         )
+    record = folder / run.Layout.metrics
+    if (folder / run.Layout.results).exists() or (record.is_file() and record.stat().st_size):
+        raise CheckpointError(
+            f"{folder}: holds a run whose {run.Layout.recipe} is missing; put it back, or name another folder with -o"
+        )
     for path in folder.rglob("*") if folder.is_dir() else ():
         if path.name not in run.NAMES and not any(
             part.startswith(".") or part == run.Layout.tensorboard for part in path.relative_to(folder).parts

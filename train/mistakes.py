@@ -118,7 +118,7 @@ def _network(recipe: Recipe) -> Found:
 
 def _training(recipe: Recipe) -> Found:
     task, data, train = recipe.task.kind, recipe.data, recipe.train
-    if train.early_stopping and not (data.dev or data.split):
+    if train.early_stopping and not (data.dev or (data.split and data.split[1])):
         yield ("train.early_stopping", "data.dev", "data.split"), "needs dev data: set data.dev or data.split"
     if train.class_weights and task == "lm":
         yield ("train.class_weights", "task.kind"), "an lm task has no labels; drop it"

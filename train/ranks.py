@@ -88,8 +88,8 @@ def _device(name: str, local: int) -> str:
     if name == "auto":
         return "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RecipeError(
             f'--device {name}: not to be had here ({str(error).splitlines()[0]}); "auto" takes what there is'
         ) from error

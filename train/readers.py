@@ -176,8 +176,12 @@ def _lines(path: Path, mistakes: Mistakes, ends: bool = False) -> Iterator[tuple
 
 
 def texts_in(folder: Path) -> list[Path]:
-    """The files of a `folder` of texts, one for each label, in the order of their names."""
-    return sorted(file for file in folder.glob("*.txt") if file.is_file())
+    """The files of a `folder` of texts, one for each label, in the order of their names. Raises `DataError`."""
+    files = sorted(file for file in folder.glob("*.txt") if file.is_file())
+    for file in files:
+        if any("\ud800" <= character <= "\udfff" for character in file.name):
+            raise DataError(f"{folder}: the file name {file.name!r} is a label, and is not UTF-8; rename it")
+    return files
 
 
 def _folder(path: Path, mistakes: Mistakes) -> Iterator[Pair]:

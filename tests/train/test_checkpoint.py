@@ -225,6 +225,11 @@ def test_a_weight_that_does_not_fit_is_refused_by_name(
 @pytest.mark.parametrize(
     "changes",
     [
+        {"digests": 5},
+        {"digests": {"train": 5}},
+        {"history": None},
+        {"history": [5]},
+        {"epoch": "2"},
         {"optimizer": None},
         {"optimizer": {"x.step": 1}},
         {"surprise": 1},

@@ -21,6 +21,7 @@ from ohlol.artifacts.errors import DataError
 from ohlol.train import batches as batches_module
 from ohlol.train.batches import BUCKET, IGNORE, Batch, Rows, Whole, Windows, ahead
 from ohlol.train.data import Dataset, Split, data_folders, load, load_split
+from ohlol.train.dry import summary
 from ohlol.train.packed import Packed
 from ohlol.train.recipe import Recipe
 
@@ -122,6 +123,22 @@ def test_too_few_examples_to_split_are_refused(tmp_path: Path) -> None:
     """An empty training set is told before training."""
     with pytest.raises(DataError, match="1 examples are too few to split"):
         loaded(tmp_path, "classify", "tsv", names(1), split=[0.2, 0.4, 0.4])
+
+
+def test_a_split_that_comes_out_empty_is_told(tmp_path: Path) -> None:
+    """Two rows do not make three parts: what was asked for and is not there is said."""
+    data = loaded(tmp_path, "classify", "tsv", names(2), split=[0.8, 0.1, 0.1])
+    assert (data.empty, data.dev, data.test) == (("dev", "test"), None, None)
+    assert "note: data.split leaves no dev rows; give it a larger part" in list(summary(data))
+    assert loaded(tmp_path, "classify", "tsv", names(10), split=[0.9, 0.1, 0.0]).empty == ()
+
+
+def test_a_file_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """In a folder of texts the file's name is the label."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "\udcff.txt").write_text("a\n", encoding="utf-8")
+    with pytest.raises(DataError, match="is a label, and is not UTF-8; rename it"):
+        load(recipe("classify", "folder"), tmp_path)
 
 
 def test_load_split_finds_the_same_rows(tmp_path: Path) -> None:

@@ -124,6 +124,15 @@ def test_a_run_is_not_overwritten(tmp_path):
         train(recipe, load(recipe, tmp_path), tmp_path / "none", resume=True)
 
 
+def test_a_run_without_its_recipe_is_not_overwritten(tmp_path):
+    """A finished run that lost one file is still hours of training."""
+    recipe = recipe_of(tmp_path)
+    train(recipe, load(recipe, tmp_path), tmp_path / "run")
+    (tmp_path / "run" / "recipe.toml").unlink()
+    with pytest.raises(CheckpointError, match=r"holds a run whose recipe\.toml is missing; put it back"):
+        train(recipe, load(recipe, tmp_path), tmp_path / "run")
+
+
 def test_the_best_checkpoint_is_kept(tmp_path):
     """best/ is of the epoch with the best dev metric, and its metrics are the run's results."""
     recipe = recipe_of(tmp_path, epochs=12, learning_rate=0.05, monitor="macro_f1")
@@ -159,6 +168,8 @@ def test_a_device_that_is_not_there(tmp_path):
         train(recipe, load(recipe, tmp_path), tmp_path / "run", device="cuda:99")
     with pytest.raises(RecipeError, match="--device gpuu"):
         train(recipe, load(recipe, tmp_path), tmp_path / "run", device="gpuu")
+    with pytest.raises(RecipeError, match="--device meta"):
+        train(recipe, load(recipe, tmp_path), tmp_path / "run", device="meta")
 
 
 def test_gradients_are_clipped(tmp_path):

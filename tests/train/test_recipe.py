@@ -196,6 +196,7 @@ def test_a_wrong_value_is_told_with_what_is_allowed(raw: dict[str, Any], message
             "data.split: there are dev or test files",
         ),
         (changed(INLINE, data_train="x"), "data.train: inline data has `rows`, no files"),
+        (changed(MINIMAL, data_train=""), "data.train: found '', expected"),
         (changed(INLINE, data_rows=None), "data.rows: missing"),
         (changed(INLINE, data_split=[0.5, 0.5, 0.0]), "data.split: inline data is all for training"),
         (changed(NONE, data_alphabet=None), 'data.alphabet: missing; format = "none" has no data'),
