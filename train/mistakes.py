@@ -69,6 +69,9 @@ def between(recipe: Recipe) -> Found:
         )
     if data.sequence_length != 128 and data.format != "text":
         yield ("data.sequence_length", "data.format"), 'only format = "text" is cut into sequences; drop it'
+    for key in ("train", "dev", "test"):
+        if getattr(data, key) == "":
+            yield (f"data.{key}",), "found '', expected a path; drop it where there is none"
     if data.deduplicate and data.format in ("text", "inline"):
         yield (
             ("data.deduplicate", "data.format"),

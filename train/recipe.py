@@ -33,9 +33,9 @@ class Data(Section):
     """Where the examples are. Paths are relative to `--data DIR`, else to the recipe."""
 
     format: Format
-    train: str | None = Field(None, min_length=1)
-    dev: str | None = Field(None, min_length=1)
-    test: str | None = Field(None, min_length=1)
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
     rows: list[Pair] | None = None  # `inline`: text and label, here in the recipe
     split: Annotated[list[float], Field(min_length=3, max_length=3)] | None = (
         None  # train, dev, test parts of `train`
