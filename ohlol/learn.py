@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -107,9 +107,8 @@ def train(
             click.echo(line, err=True)
         return
     ended = train_run(parsed, dataset, folder, resume=resume, device=device, progress=shown)
-    if (
-        not ended.first
-    ):  # nothing is left to do; the interpreter's own end aborts now and then with gloo's threads
+    if not ended.first:
+        # Nothing is left to do, and the interpreter's own end aborts now and then while gloo's threads end.
         os._exit(1 if ended.interrupted else 0)
     if ended.interrupted:
         state = ended.state
@@ -158,6 +157,7 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
 
         network, recipe, vocabulary, state = load_network(Path(path))
         part = load_split(recipe, vocabulary, split, *data_folders(data, Path(state.data_folder)))
+        _tell_other_data(state.digests, part)
         _print_metrics({split: evaluate_network(network, part, vocabulary)})
         return
     model = ohlol.load(path)
@@ -165,6 +165,7 @@ def evaluate(path: str, split: str, data: Path | None) -> None:
     vocabulary = Vocabulary(facts.alphabet, facts.labels, facts.label_scheme)
     recipe = Recipe.parse(facts.provenance.get("recipe", {}), f"the recipe in {path}")
     part = load_split(recipe, vocabulary, split, *data_folders(data, Path()))
+    _tell_other_data(facts.provenance.get("data", {}), part)
     _print_metrics({split: evaluate_model(model, part, vocabulary, facts.task)})
 
 
@@ -188,7 +189,16 @@ def report(run: Path, split: str | None, data: Path | None) -> None:
     network, recipe, vocabulary, state = load_network(run)
     name = split or measured(recipe)
     part = load_split(recipe, vocabulary, name, *data_folders(data, Path(state.data_folder)))
+    _tell_other_data(state.digests, part)
     click.echo(f"{write_report(run, network, name, part)} shows it in a browser", err=True)
+
+
+def _tell_other_data(before: dict[str, Any], split: Split) -> None:
+    """Figures on a file that has changed since training say little: what is measured may have been trained on."""
+    from ohlol.train.guards import other_data
+
+    for line in other_data(before, split.digests):
+        click.echo(f"note: {line}", err=True)
 
 
 def _print_metrics(splits: dict[str, Metrics]) -> None:

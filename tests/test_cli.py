@@ -52,6 +52,18 @@ def project(tmp_path_factory):
     return folder
 
 
+def test_figures_on_data_that_has_changed_are_told_apart(project, tmp_path):
+    """Rows that were trained on may be measured then: run, bundle and report say what has changed."""
+    for name in ("r.toml", "t.tsv"):
+        shutil.copy(project / name, tmp_path)
+    shutil.copytree(project / "run", tmp_path / "run")
+    assert "note" not in run("evaluate", tmp_path / "run", "--data", tmp_path).stderr
+    (tmp_path / "t.tsv").write_text((tmp_path / "t.tsv").read_text().replace("even", "odd"))
+    for command in (["evaluate", "run"], ["evaluate", "run/bundle"], ["report", "run"]):
+        result = run(command[0], tmp_path / command[1], "--data", tmp_path)
+        assert "note: the train data is another: it had " in result.stderr
+
+
 def test_demo():
     """`hello` is trained before one's eyes, exported, proved and answered; the answer alone is on stdout."""
     result = run("demo")

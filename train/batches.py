@@ -71,20 +71,6 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Rows that lie anywhere."""
-
-    starts: Index
-    lengths: Index
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: Index) -> tuple[Index, Index]:
-        return self.starts[index], self.lengths[index]
-
-
-@dataclass(frozen=True)
 class Rows:
     """Rows of packed code points, as ids and targets.
 
@@ -93,7 +79,7 @@ class Rows:
     """
 
     packed: Packed
-    spans: Whole | Windows | Pieces
+    spans: Whole | Windows
     ids: NDArray[np.int64]
     classes: NDArray[np.int64] | None
     per_row: bool = False  # `classify`: one target for a row
@@ -116,13 +102,6 @@ class Rows:
         """Of every row, end to end: `(N,) int64`; for `classify` `(R,)`."""
         found = [self._targets(index) for index in self._blocks(self._few)]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-
-    def label_counts(self, labels: int) -> Index:
-        """How often each label is a target, `(labels,) int64`."""
-        return sum(
-            (np.bincount(self._targets(index), minlength=labels) for index in self._blocks(self._few)),
-            np.zeros(labels, np.int64),
-        )
 
     def batch(self, index: Index) -> Batch:
         """The rows of `index (B,)`, padded to the longest of them."""

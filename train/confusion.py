@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+COUNTED = 1000  # labels whose pairs are counted in a table of them all
+
 
 @dataclass(frozen=True)
 class Score:
@@ -35,7 +37,13 @@ class Confusion:
     @classmethod
     def of(cls, gold: NDArray[np.int64], predicted: NDArray[np.int64], labels: Sequence[str]) -> Confusion:
         """From the label ids of every answer, `(N,)` each."""
-        pairs, count = np.unique(gold * len(labels) + predicted, return_counts=True)
+        pairs = gold * len(labels) + predicted
+        if len(labels) <= COUNTED:  # ten times as fast as sorting
+            counts = np.bincount(pairs)
+            pairs = np.flatnonzero(counts)
+            count = counts[pairs]
+        else:
+            pairs, count = np.unique(pairs, return_counts=True)
         return cls(labels, pairs // len(labels), pairs % len(labels), count)
 
     @property

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import unidata_version
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ohlol.artifacts import words
 from ohlol.artifacts.alphabet import Alphabet
@@ -36,10 +35,11 @@ READING = (
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data: the examples, and the same as rows of ids."""
+    """One part of the data: the examples, and the same as rows of ids. `digests` says of which file."""
 
     examples: Examples
     rows: Rows
+    digests: dict[str, Any] = field(default_factory=dict)
 
     def whole(self) -> Split:
         """The same, running text as one row: training cuts it, what is measured is not cut."""
@@ -73,16 +73,11 @@ class Dataset:
         return {name: sum(key in twice for key in own) for name, own in found.items()}
 
 
-@dataclass(frozen=True)
-class Part:
-    """The examples of one split, before there is a vocabulary: those numbered `part` (all where None)."""
+class Part(NamedTuple):
+    """The examples of one split, before there is a vocabulary, and the file they are from."""
 
-    packed: Packed
+    examples: Examples
     path: Path
-    part: NDArray[np.int64] | None = None
-
-    def examples(self) -> Examples:
-        return Examples(self.packed, self.part)
 
 
 def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
@@ -93,7 +88,7 @@ def load(recipe: Recipe, folder: Path, fallback: Path | None = None) -> Dataset:
     parts, digests = _parts(recipe, folder, fallback)
     if "train" not in parts:
         raise DataError("data.train: missing; this recipe names data to measure by, none to train on")
-    vocabulary = _vocabulary(recipe, parts["train"])
+    vocabulary = _vocabulary(recipe, parts["train"].examples)
     splits = dict(_splits(recipe, vocabulary, parts))
     dev, test = (splits[name].whole() if name in splits else None for name in ("dev", "test"))
     asked = zip(SPLITS, recipe.data.split or (), strict=False)
@@ -105,12 +100,14 @@ def load_split(
     recipe: Recipe, vocabulary: Vocabulary, name: str, folder: Path, fallback: Path | None
 ) -> Split:
     """One split ("train", "dev" or "test") under a vocabulary that stands already."""
-    part = _parts(recipe, folder, fallback, only=name)[0].get(name)
-    if part is None or not len(part.examples()):
+    parts, digests = _parts(recipe, folder, fallback, only=name)
+    part = parts.get(name)
+    if part is None or not len(part.examples):
         raise DataError(
             f"the recipe has no {name} data; set data.{name} or data.split, or name another --split"
         )
-    return dict(_splits(recipe, vocabulary, {name: part}))[name].whole()
+    split = dict(_splits(recipe, vocabulary, {name: part}))[name].whole()
+    return replace(split, digests=digests)
 
 
 def data_folders(given: Path | None, recipe_folder: Path) -> tuple[Path, Path | None]:
@@ -133,7 +130,7 @@ def _parts(
         )
     if data.rows is not None:
         rows = pack(read_inline(data, task), task == "classify")
-        return {"train": Part(rows, Path("data.rows"))}, {"train": {"rows": len(rows)}}
+        return {"train": Part(Examples(rows), Path("data.rows"))}, {"train": {"rows": len(rows)}}
 
     named = {"train": data.train, "dev": data.dev, "test": data.test}
     files = {name: path for name, path in named.items() if path and (data.split or only in (None, name))}
@@ -148,19 +145,19 @@ def _parts(
             # Rows that are drawn, or kept once, are cut after that.
             cut_now = name == "train" and not (data.split or data.deduplicate)
             limit = data.max_length if cut_now else None
-            parts[name] = Part(_packed(path, recipe, digests[name]["sha256"], limit), path)
+            parts[name] = Part(Examples(_packed(path, recipe, digests[name]["sha256"], limit)), path)
         except DataError as error:
             wrong.append(str(error))
     if wrong:
         raise DataError("\n".join(wrong))
     if data.deduplicate:
-        parts = {name: replace(part, part=_once(part.packed)) for name, part in parts.items()}
+        parts = {name: Part(_once(part.examples), part.path) for name, part in parts.items()}
     if data.split:
         parts = _divided(parts["train"], recipe)
     if data.max_length and (data.split or data.deduplicate) and "train" in parts and only in (None, "train"):
         drawn = data.model_dump(include={"max_length", "split", "split_seed", "deduplicate"})
-        facts, path = {"sha256": digests["train"]["sha256"], **drawn}, parts["train"].path
-        parts["train"] = Part(_kept(parts["train"].examples(), path, recipe, facts), path)
+        facts, (train, path) = {"sha256": digests["train"]["sha256"], **drawn}, parts["train"]
+        parts["train"] = Part(Examples(_kept(train, path, recipe, facts)), path)
     return parts, digests
 
 
@@ -185,22 +182,23 @@ def _kept(found: Iterable[Example], path: Path, recipe: Recipe, facts: dict[str,
 
 def _divided(whole: Part, recipe: Recipe) -> dict[str, Part]:
     """`data.split`: running text in its order, other examples as they are drawn."""
-    data, packed = recipe.data, whole.packed
+    data, (packed, part), path = recipe.data, (whole.examples.packed, whole.examples.part), whole.path
     assert data.split is not None
     if data.format == "text":
         at = [0, *(round(len(packed.codes) * part) for part in np.cumsum(data.split))]
         cuts = zip(SPLITS, at, at[1:], strict=False)
         return {
-            name: replace(whole, packed=packed.stretch(a, b))
+            name: Part(Examples(packed.stretch(a, b)), path)
             for name, a, b in cuts
             if a < b or name == "train"
         }
     random = np.random.default_rng(data.split_seed)
-    order = random.permutation(len(packed) if whole.part is None else whole.part)
+    order = random.permutation(len(packed) if part is None else part)
     ends = np.round(np.cumsum(data.split) * len(order)).astype(int)
-    parts = dict(zip(SPLITS, (replace(whole, part=p) for p in np.split(order, ends[:2])), strict=True))
-    if not len(parts["train"].examples()):
-        raise DataError(f"{whole.path}: {len(order)} examples are too few to split by {data.split}")
+    drawn = (Part(Examples(packed, own), path) for own in np.split(order, ends[:2]))
+    parts = dict(zip(SPLITS, drawn, strict=True))
+    if not len(parts["train"].examples):
+        raise DataError(f"{path}: {len(order)} examples are too few to split by {data.split}")
     return parts
 
 
@@ -208,44 +206,44 @@ def _splits(recipe: Recipe, vocabulary: Vocabulary, parts: dict[str, Part]) -> I
     """Each part as rows under `vocabulary`. Raises `DataError` with every label that is not in it."""
     wrong = Mistakes(Path())
     for name, part in parts.items():
-        if len(part.examples()):
-            rows = _rows(recipe, vocabulary, part)
+        if len(part.examples):
+            rows = _rows(recipe, vocabulary, part.examples)
             if recipe.task.kind != "lm":
                 _check_labels(part, vocabulary, name, wrong)
             if not len(rows):
                 raise DataError(f"{name} data: no text of two characters or more, so nothing to predict")
-            yield name, Split(part.examples(), rows)
+            yield name, Split(part.examples, rows)
     wrong.raise_any()
 
 
-def _rows(recipe: Recipe, vocabulary: Vocabulary, part: Part) -> Rows:
-    packed, task = part.packed, recipe.task.kind
+def _rows(recipe: Recipe, vocabulary: Vocabulary, examples: Examples) -> Rows:
+    packed, task = examples.packed, recipe.task.kind
     ids = vocabulary.alphabet.ids(np.arange(packed.highest + 1, dtype=np.int32))
     if task == "lm":
-        return Rows(packed, _following(recipe.data, part), ids, None)
+        return Rows(packed, _following(recipe.data, examples), ids, None)
     numbers = {label: number for number, label in enumerate(vocabulary.labels)}
     classes = np.array([numbers.get(label, 0) for label in packed.names], dtype=np.int64)
-    return Rows(packed, Whole(packed.offsets, part.part), ids, classes, per_row=task == "classify")
+    return Rows(packed, Whole(packed.offsets, examples.part), ids, classes, per_row=task == "classify")
 
 
-def _following(data: Data, part: Part) -> Whole | Windows:
+def _following(data: Data, examples: Examples) -> Whole | Windows:
     """Rows of `lm`: each character's target is the next one; the last character of a row is only a target."""
-    packed = part.packed
+    packed, part = examples.packed, examples.part
     if data.format == "text":
         return Windows(max(len(packed.codes) - 1, 0), data.sequence_length)
     lengths = np.diff(packed.offsets)
     long = np.flatnonzero(lengths > 1)
-    if part.part is None and len(long) == len(packed):
+    if part is None and len(long) == len(packed):
         return Whole(packed.offsets, shorter=1)
-    return Whole(packed.offsets, long if part.part is None else part.part[lengths[part.part] > 1], 1)
+    return Whole(packed.offsets, long if part is None else part[lengths[part] > 1], 1)
 
 
 def _check_labels(part: Part, vocabulary: Vocabulary, name: str, wrong: Mistakes) -> None:
-    unknown = set(part.packed.names) - set(vocabulary.labels)
+    unknown = set(part.examples.packed.names) - set(vocabulary.labels)
     if not unknown:
         return
     known = ", ".join(vocabulary.labels[:20])
-    for example in part.examples():
+    for example in part.examples:
         if label := next((label for label in example.labels if label in unknown), None):
             wrong.path = part.path
             wrong.add(
@@ -255,12 +253,12 @@ def _check_labels(part: Part, vocabulary: Vocabulary, name: str, wrong: Mistakes
             )
 
 
-def _vocabulary(recipe: Recipe, train: Part) -> Vocabulary:
+def _vocabulary(recipe: Recipe, train: Examples) -> Vocabulary:
     data, packed = recipe.data, train.packed
     if data.alphabet is not None:
         alphabet = Alphabet(data.alphabet, data.normalisation)
     else:
-        counts = train.examples().counts(packed.codes, packed.highest + 1)
+        counts = train.counts(packed.codes, packed.highest + 1)
         often = {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
         alphabet = Alphabet.of(often, data.normalisation, data.min_count)
     if recipe.task.kind == "lm":
@@ -272,17 +270,17 @@ def _vocabulary(recipe: Recipe, train: Part) -> Vocabulary:
     elif train.part is None:
         labels = sorted(packed.names)
     else:
-        counts = train.examples().counts(packed.labels, len(packed.names))
+        counts = train.counts(packed.labels, len(packed.names))
         labels = sorted(packed.names[k] for k in np.flatnonzero(counts))
     return Vocabulary(alphabet, tuple(labels), recipe.label_scheme)
 
 
-def _once(packed: Packed) -> NDArray[np.int64]:
+def _once(examples: Examples) -> Examples:
     """The first of each pair of text and labels."""
     first: dict[tuple[str, tuple[str, ...]], int] = {}
-    for number, example in enumerate(Examples(packed)):
+    for number, example in enumerate(examples):
         first.setdefault((example.text, example.labels), number)
-    return np.array(sorted(first.values()), dtype=np.int64)
+    return Examples(examples.packed, np.array(sorted(first.values()), dtype=np.int64))
 
 
 def _find(path: str, folder: Path, fallback: Path | None) -> Path:

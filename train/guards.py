@@ -111,15 +111,20 @@ def may_resume(recipe: Recipe, data: Dataset, folder: Path) -> None:
         before_epochs, epochs = before["train"]["epochs"], recipe.train.epochs
         if before_epochs != epochs:
             changed.append(f"train.epochs was {before_epochs}, is {epochs}, and the learning rate follows it")
-    digests = load_state(folder)[0].digests
-    for name, found in data.digests.items():
-        before_it = digests.get(name, {})
-        if any(before_it.get(key) != found[key] for key in ("path", "sha256", "rows") if key in found):
-            changed.append(f"the {name} data is another: it had {_said(before_it)}, has {_said(found)}")
+    changed += other_data(load_state(folder)[0].digests, data.digests)
     if changed:
         raise CheckpointError(
             f"{folder}: cannot be resumed: {'; '.join(changed)}. Undo the change, or train anew with another -o"
         )
+
+
+def other_data(before: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Which of the files whose digests were `found` are others than a run's record has, and what they were."""
+    return [
+        f"the {name} data is another: it had {_said(before.get(name, {}))}, has {_said(own)}"
+        for name, own in found.items()
+        if any(before.get(name, {}).get(key) != own[key] for key in ("path", "sha256", "rows") if key in own)
+    ]
 
 
 def other_versions(state: State) -> list[str]:

@@ -57,7 +57,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(writing(folder))
         mine = stack.enter_context(ranks(device))
-        still_there: Callable[[], None] = lambda: None  # noqa: E731
+        still_there = None
         if mine.first:
             if resume:
                 is_there(folder)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ohlol.artifacts.run import LOWER_IS_BETTER, Vocabulary
 from ohlol.artifacts.words import Span, sentence_spans, word_spans
+from ohlol.train.confusion import Confusion
 from ohlol.train.data import Split
 
 Metrics = dict[str, float]
@@ -37,12 +38,11 @@ def tag_metrics(split: Split, predicted: Sequence[NDArray[np.int64]], vocabulary
 
 def label_metrics(gold: NDArray[np.int64], predicted: NDArray[np.int64], labels: int) -> Metrics:
     """Accuracy, and F1 averaged over the labels that occur in `gold (N,)` or `predicted (N,)`."""
-    confusion = np.bincount(gold * labels + predicted, minlength=labels * labels).reshape(labels, labels)
-    right, both = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
-    occurs = both > 0
+    confusion = Confusion.of(gold, predicted, [str(k) for k in range(labels)])
+    scores = [score.f1 for score in confusion.scores() if score.f1 is not None]
     return {
-        "accuracy": float(right.sum() / max(len(gold), 1)),
-        "macro_f1": float(np.mean(2 * right[occurs] / both[occurs])) if occurs.any() else 0.0,
+        "accuracy": float(confusion.count[~confusion.wrong].sum() / max(len(gold), 1)),
+        "macro_f1": float(np.mean(scores)) if scores else 0.0,
     }
 
 

@@ -40,9 +40,8 @@ class Network(nn.Module):
         self.embedding: nn.Module
         if model.input == "embedding":
             self.embedding = nn.Embedding(characters, model.embedding_size, padding_idx=PADDING)
-            with (
-                torch.no_grad()
-            ):  # where training meets no unknown character, one says nothing, as in one-hot
+            with torch.no_grad():
+                # Where training meets no unknown character, one says nothing, as in one-hot.
                 self.embedding.weight[UNKNOWN] = 0.0
             width = model.embedding_size
         else:

@@ -51,10 +51,9 @@ class Training:
         folder: Path,
         mine: Ranks,
         resume: bool,
-        still_there: Callable[[], None] = lambda: (
-            None
-        ),  # raises where the folder is no longer this training's
+        still_there: Callable[[], None] | None = None,
     ) -> None:
+        """`still_there` raises where the folder is no longer this training's."""
         self.still_there = still_there
         self.recipe, self.data, self.folder, self.mine = recipe, data, folder, mine
         settings = recipe.train
@@ -86,8 +85,7 @@ class Training:
             self.state = State(digests=data.digests, versions=versions(), data_folder=where)
             if mine.first:
                 self.optimiser.swap()
-                save_last(self.network, self.optimiser, self.state, folder)
-                save_weights(self.network, folder / run.Layout.best)
+                self._save(best=True)
                 self.optimiser.swap()
         if mine.first:
             _describe(recipe, data, self.state, folder)
@@ -140,10 +138,7 @@ class Training:
         if best:
             state.best_epoch, state.best_value = state.epoch, watched
         if self.mine.first:
-            self.still_there()
-            if best:
-                save_weights(network, self.folder / run.Layout.best)
-            save_last(network, self.optimiser, state, self.folder)
+            self._save(best)
         return record
 
     def _keep(self) -> None:
@@ -151,11 +146,18 @@ class Training:
         self._check_weights()
         carried = self._all_carried()
         if self.mine.first:
-            self.still_there()
             self.optimiser.swap()
-            save_last(self.network, self.optimiser, self.state, self.folder, carried)
+            self._save(carried=carried)
             self.optimiser.swap()
         self.kept = time.monotonic()
+
+    def _save(self, best: bool = False, carried: Carried = None) -> None:
+        """Write `last/`, and `best/` before it; weights and mean are exchanged."""
+        if self.still_there is not None:
+            self.still_there()
+        if best:
+            save_weights(self.network, self.folder / run.Layout.best)
+        save_last(self.network, self.optimiser, self.state, self.folder, carried)
 
     def _read(self) -> Iterator[Batch]:
         """The rest of the epoch's batches; where there are many, read while others are trained on."""
@@ -270,7 +272,10 @@ def _class_weights(settings: Train, data: Dataset) -> NDArray[np.float32] | None
     """
     if not settings.class_weights:
         return None
-    counts = data.train.rows.label_counts(len(data.vocabulary.labels)).astype(np.float64)
+    rows, examples = data.train.rows, data.train.examples
+    assert rows.classes is not None  # an lm has no class weights
+    by_name = examples.counts(rows.packed.labels, len(rows.packed.names))
+    counts = np.bincount(rows.classes, by_name, len(data.vocabulary.labels))
     occurs = counts > 0
     counts[occurs] = (counts.sum() / (occurs.sum() * counts[occurs])) ** settings.class_weights
     return counts.astype(np.float32)
