@@ -26,7 +26,12 @@ PAGE = 256  # code points in one page of the table
 
 def normalise(text: str, form: Form) -> str:
     """`text` in the Unicode normalisation form `form`; `"none"` leaves it as it is."""
-    return text if form == "none" else unicodedata.normalize(form, text)
+    return text if form == "none" or is_normal(text, form) else unicodedata.normalize(form, text)
+
+
+def is_normal(text: str, form: Form) -> bool:
+    """Whether `text` is in the form already. ASCII is in all of them, which a `str` knows at once."""
+    return form == "none" or text.isascii() or unicodedata.is_normalized(form, text)
 
 
 def codepoints(text: str) -> NDArray[np.int32]:

@@ -16,18 +16,19 @@ SCHEME = "words"
 LABELS = ("B", "I", "O", "S")
 
 Span = tuple[int, int]
+Marks = Sequence[str] | NDArray[np.str_]  # a label for each character
 
 
-def word_spans(labels: Sequence[str]) -> list[Span]:
+def word_spans(labels: Marks) -> list[Span]:
     """`(start, end)` of each word, in characters. An `I` that follows no word begins one."""
-    inside, begins = _boundaries(labels)
+    inside, begins = boundaries(labels)
     starts = np.flatnonzero(begins)
     stops = np.append(np.flatnonzero(begins | ~inside), len(inside))
     ends = stops[np.searchsorted(stops, starts, side="right")]
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def sentence_spans(labels: Sequence[str]) -> list[Span]:
+def sentence_spans(labels: Marks) -> list[Span]:
     """`(start, end)` of each sentence: from a word that begins one to the end of its last word."""
     words = word_spans(labels)
     spans: list[Span] = []
@@ -39,8 +40,10 @@ def sentence_spans(labels: Sequence[str]) -> list[Span]:
     return spans
 
 
-def _boundaries(labels: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    marks = np.array(list(labels), dtype="U1")  # a list: numpy takes a string for one scalar
+def boundaries(labels: Marks) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each character, whether it is inside a word and whether it begins one."""
+    # A list: numpy takes a string for one scalar.
+    marks = labels if isinstance(labels, np.ndarray) else np.array(list(labels), dtype="U1")
     inside = marks != "O"
     after_outside = np.concatenate(([True], ~inside[:-1])) if len(marks) else inside
     return inside, (marks == "B") | (marks == "S") | (inside & after_outside)

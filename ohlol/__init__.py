@@ -25,15 +25,16 @@ __all__ = ["__version__", "load"]
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
+def load(path: str | Path, *, threads: int = 1, workers: int = 0) -> Model[Any]:
     """Open a bundle folder, a single `.onnx` file exported by ohlol, or `"hello"`, the shipped bundle.
 
     The model is a `Tagger`, `Classifier` or `LanguageModel` of `ohlol.serve.model`, by the bundle's task.
-    `threads` is the number of intra-op threads of the ONNX Runtime session.
+    `workers` is how many batches of texts run at once, 0: as many as there are CPUs; `threads` is the number of
+    intra-op threads of each.
     Raises `ohlol.artifacts.errors.BundleError` where the bundle is missing, damaged, newer than this
     version of ohlol, or not a bundle.
     """
     # Late, so that `import ohlol` stays light.
     from ohlol.serve.model import load as load_model
 
-    return load_model(path, threads=threads)
+    return load_model(path, threads=threads, workers=workers)

@@ -150,7 +150,7 @@ def inspect(path: str) -> None:
     if is_run(Path(path)):
         facts = describe.describe_run(Path(path))
     elif Path(path).suffix == ".onnx" and Path(path).is_file():
-        from ohlol.serve.model import read_manifest
+        from ohlol.serve.opening import read_manifest
 
         content = Path(path).read_bytes()
         manifest, kind = read_manifest(content, path)

@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import islice
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named
-from ohlol.artifacts.contract import Kind, Task
-from ohlol.artifacts.errors import BundleError, InputError
+from ohlol.artifacts.bundle import HELLO, ONNX, Bundle, Layout, open_named
+from ohlol.artifacts.contract import Task
+from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
-from ohlol.artifacts.onnx_file import check_digest
-from ohlol.serve.results import Classified, Scored, Tagged
-from ohlol.serve.runtimes import session
+from ohlol.serve.answers import ANSWERS, Answers, classified
+from ohlol.serve.opening import checked_session, read_manifest
+from ohlol.serve.results import Classified, Labels, Scored, Tagged
+from ohlol.serve.rows import Rows
+from ohlol.serve.runner import LONG, Runner
 
 R = TypeVar("R", Tagged, Classified, Scored)
 
-WINDOW = 2_048  # texts that are looked at together, so that those of like length share a batch
-CHARACTERS = 8_192  # in one batch, padding included (or one text)
-DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
+# Texts that are looked at together, so that those of like length share a batch: up to so many, or so many characters.
+WINDOW, WINDOW_CHARACTERS = 16_384, 1 << 20
+LONGEST_WHOLE = 65_536  # characters of a text that can only be read whole
 
 
 class Model(ABC, Generic[R]):
     """Answers texts: a `Tagger`, a `Classifier` or a `LanguageModel`, by its task. `manifest` says what it is.
 
-    A call may come from several threads at once.
+    A call may come from several threads at once. Texts of more than 8,192 characters are read in pieces (docs/predict.md);
+    those of more than `max_length`, where that is not None, are refused.
     """
 
-    asks: tuple[str, ...]  # the outputs that an answer is made of
-
     def __init__(
-        self, manifest: Manifest, onnx: bytes, where: str, batch: bytes | None = None, *, threads: int = 1
+        self, manifest: Manifest, files: dict[str, bytes], where: str, *, threads: int = 1, workers: int = 0
     ) -> None:
+        """`files` are those of a bundle, by name: `model.onnx`, and of the others those that are there."""
         self.manifest = manifest
-        self._labels = np.array(manifest.labels, dtype=object)
-        self._session = _checked_session(onnx, manifest, where, threads)
-        # The same model in the form for many rows; opened when a batch has as many.
-        self._many_rows = contract.many_rows(manifest.network) if batch else 0
-        self._open_batch = cache(
-            lambda: _checked_session(batch or b"", manifest, f"{where} ({Layout.batch})", threads)
+        self.labels = Labels(manifest.labels, manifest.label_scheme)
+        self._session = checked_session(files[Layout.onnx], "model", manifest, where, threads)
+        others = {
+            name: cache(partial(checked_session, files[name], kind, manifest, f"{where} ({name})", threads))
+            for name, kind in ((Layout.batch, ONNX[Layout.batch]), (Layout.stream, ONNX[Layout.stream]))
+            if name in files
+        }
+        self._runner = Runner(
+            manifest, self._session, others.get(Layout.batch), others.get(Layout.stream), workers
         )
+        whole = manifest.task == "classify" and Layout.stream not in files
+        self.max_length: int | None = LONGEST_WHOLE if whole else None
 
     @overload
     def __call__(self, texts: str) -> R: ...
@@ -58,25 +64,23 @@ class Model(ABC, Generic[R]):
     def __call__(self, texts: Iterator[str]) -> Iterator[R]: ...
     def __call__(self, texts: str | Iterable[str]) -> R | list[R] | Iterator[R]:
         """One text gives one result, a list or tuple a list, any other iterable an iterator that reads ahead
-        by at most 2,048 texts. Results come in the order of the texts.
+        by at most 32,768 texts. Results come in the order of the texts.
 
-        Raises `InputError` where a text is not a `str`.
+        Raises `InputError` where a text is not a `str`, or longer than `max_length`.
         """
         if isinstance(texts, str):
-            return self._window([texts])[0]
+            text = self.manifest.alphabet.normalise(texts)
+            alone = len(text) <= LONG and (self.max_length is None or len(text) <= self.max_length)
+            return self._one(text) if alone else next(self._results([text]))
         if isinstance(texts, list | tuple):
-            return list(self._stream(texts))
+            return list(self._results(texts))
         if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
             raise InputError(f"expected a str or several of them, found {type(texts).__name__}")
-        return self._stream(texts)
+        return self._results(texts)
 
     @abstractmethod
-    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> R:
-        """The result for a text from its row of the outputs `asks`."""
-
-    @abstractmethod
-    def _empty(self) -> R:
-        """The result for an empty text, which is never put to the model."""
+    def _one(self, text: str) -> R:
+        """The result for one normalised text that is not long."""
 
     def outputs(self, codepoints: NDArray[np.int32], lengths: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
         """The contract's outputs, padding included, for `codepoints (B, T) int32` and `lengths (B,) int32`.
@@ -94,201 +98,114 @@ class Model(ABC, Generic[R]):
         found = self._session.run(names, {"codepoints": codepoints, "lengths": lengths})
         return dict(zip(names, found, strict=True))
 
-    def _stream(self, texts: Iterable[str]) -> Iterator[R]:
-        texts = iter(texts)
-        while window := list(islice(texts, WINDOW)):
-            yield from self._window(window)
+    def answers(self, windows: Iterable[Rows], *, probabilities: bool = False) -> Iterator[Answers[R]]:
+        """The answers to each of `windows`, in order; while one is given out, the next one is at work.
 
-    def _window(self, texts: list[str]) -> list[R]:
-        for text in texts:
-            if not isinstance(text, str):
-                raise InputError(f"expected a str, found {type(text).__name__}: {text!r:.60}")
-        normal = [self.manifest.alphabet.normalise(text) for text in texts]
-        results = [self._empty()] * len(texts)
-        points = [codepoints(text) for text in normal]
-        for rows in batches([len(row) for row in points]):
-            batch = [points[row] for row in rows]
-            for place, (row, answer) in enumerate(zip(rows, self._run(batch), strict=True)):
-                results[row] = self._result(normal[row], batch[place], answer)
-        return results
+        Raises `InputError` where a text is longer than `max_length`.
+        """
+        begun: deque[tuple[Answers[R], list[Any]]] = deque()
+        for rows in windows:
+            self._check_lengths(rows)
+            answers = ANSWERS[self.manifest.task](rows, self.labels, self.manifest, probabilities)
+            begun.append((answers, self._runner.begin(rows, answers)))
+            if len(begun) > 1:
+                yield _ended(*begun.popleft())
+        while begun:
+            yield _ended(*begun.popleft())
 
-    def _run(self, rows: list[NDArray[np.int32]]) -> Iterator[list[NDArray[Any]]]:
-        """The outputs `asks` for one batch of rows, row by row, padding included."""
-        lengths = np.array([len(row) for row in rows], dtype=np.int32)
-        padded = np.zeros((len(rows), int(lengths.max())), dtype=np.int32)
-        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-        many = 0 < self._many_rows <= len(rows)
-        opened = self._open_batch() if many else self._session
-        outputs = opened.run(list(self.asks), {"codepoints": padded, "lengths": lengths})
-        for number in range(len(rows)):
-            yield [output[number] for output in outputs]
+    def _results(self, texts: Iterable[str]) -> Iterator[R]:
+        windows = (Rows.of(window, self.manifest.alphabet) for window in windows_of(texts))
+        for answers in self.answers(windows, probabilities=True):
+            yield from answers.results()
+
+    def _check_lengths(self, rows: Rows) -> None:
+        if (
+            self.max_length is not None
+            and len(rows)
+            and (longest := int(rows.lengths.max())) > self.max_length
+        ):
+            raise InputError(
+                f"a text of {longest:,} characters, expected at most {self.max_length:,}; cut it into shorter ones"
+            )
+
+    def _run(self, text: str, names: list[str]) -> list[NDArray[Any]]:
+        points = codepoints(text)
+        lengths = np.array([len(points)], dtype=np.int32)
+        outputs: list[NDArray[Any]] = self._session.run(
+            names, {"codepoints": points[None], "lengths": lengths}
+        )
+        return outputs
 
 
 class Tagger(Model[Tagged]):
     """A label for every character."""
 
-    asks = ("label_ids", "probabilities")
-
-    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Tagged:
-        ids, probabilities = (output[: len(points)] for output in answer)
-        return self._tagged(text, tuple(self._labels[ids]), probabilities)
-
-    def _empty(self) -> Tagged:
-        none = np.zeros((0, len(self.manifest.labels)), dtype=np.float32)
-        return self._tagged("", (), none)
-
-    def _tagged(self, text: str, labels: tuple[str, ...], probabilities: NDArray[np.float32]) -> Tagged:
-        separator = "" if all(len(label) == 1 for label in self.manifest.labels) else " "
-        return Tagged(text, labels, probabilities, self.manifest.label_scheme, separator)
+    def _one(self, text: str) -> Tagged:
+        if not text:
+            none = np.zeros((0, len(self.manifest.labels)), dtype=np.float32)
+            return Tagged("", np.zeros(0, dtype=np.int32), none, self.labels)
+        label_ids, probabilities = self._run(text, ["label_ids", "probabilities"])
+        return Tagged(text, label_ids[0], probabilities[0], self.labels)
 
 
 class Classifier(Model[Classified]):
     """A label for the text."""
 
-    asks = ("label_ids", "probabilities")
-
-    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Classified:
-        ids, probabilities = answer
-        best = int(ids)
-        order = np.argsort(-probabilities, kind="stable").tolist()
-        by_label = {str(self._labels[k]): float(probabilities[k]) for k in order}
-        return Classified(text, str(self._labels[best]), float(probabilities[best]), by_label)
-
-    def _empty(self) -> Classified:
-        return Classified("", None, None, {})
+    def _one(self, text: str) -> Classified:
+        if not text:
+            return Classified("", None, None, {})
+        label_ids, probabilities = self._run(text, ["label_ids", "probabilities"])
+        return classified(text, int(label_ids[0]), probabilities[0], self.labels)
 
 
 class LanguageModel(Model[Scored]):
     """How likely the text is, and what comes next."""
 
-    asks = ("logits",)
-
-    def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> Scored:
-        alphabet = self.manifest.alphabet
-        logits = answer[0][: len(points)].astype(np.float64)  # (T, V)
-        highest = logits.max(axis=1, keepdims=True)
-        log_p = logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
-        following = alphabet.ids(points)[1:]
-        seen = log_p[np.arange(len(following)), following]
-        best = int(log_p[-1].argmax())
-        nats = float(-seen.mean()) if len(seen) else None
-        return Scored(text, alphabet.character(best), float(np.exp(log_p[-1, best])), nats)
-
-    def _empty(self) -> Scored:
-        return Scored("", None, None, None)
+    def _one(self, text: str) -> Scored:
+        return next(self._results([text]))
 
 
 TASKS: dict[Task, type[Model[Any]]] = {"tag": Tagger, "classify": Classifier, "lm": LanguageModel}
 
 
-def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
+def load(path: str | Path, *, threads: int = 1, workers: int = 0) -> Model[Any]:
     """See `ohlol.load`."""
     if isinstance(path, Path) or path != HELLO:
         path = Path(path)
         if path.suffix == ".onnx" and path.is_file():
             onnx = path.read_bytes()
             manifest, _ = read_manifest(onnx, str(path))
-            return of_file(manifest, onnx, str(path), threads=threads)
-    return of_bundle(open_named(path), threads=threads)
+            return of_file(manifest, onnx, str(path), threads=threads, workers=workers)
+    return of_bundle(open_named(path), threads=threads, workers=workers)
 
 
-def of_bundle(bundle: Bundle, *, threads: int = 1) -> Model[Any]:
+def of_bundle(bundle: Bundle, *, threads: int = 1, workers: int = 0) -> Model[Any]:
     """The model of a bundle that is open."""
-    where, batch = str(bundle.path / Layout.onnx), bundle.contents.get(Layout.batch)
-    return of_file(bundle.manifest, bundle.contents[Layout.onnx], where, batch, threads=threads)
+    return TASKS[bundle.manifest.task](
+        bundle.manifest, bundle.contents, str(bundle.path / Layout.onnx), threads=threads, workers=workers
+    )
 
 
-def of_file(
-    manifest: Manifest, onnx: bytes, where: str, batch: bytes | None = None, *, threads: int = 1
-) -> Model[Any]:
+def of_file(manifest: Manifest, onnx: bytes, where: str, *, threads: int = 1, workers: int = 0) -> Model[Any]:
     """The model of the bytes of a file that takes whole texts."""
-    return TASKS[manifest.task](manifest, onnx, where, batch, threads=threads)
+    return TASKS[manifest.task](manifest, {Layout.onnx: onnx}, where, threads=threads, workers=workers)
 
 
-def read_manifest(onnx: bytes, where: str) -> tuple[Manifest, Kind]:
-    """The facts inside an `.onnx` file, checked against its digest, and its kind. Raises `BundleError`."""
-    opened = session(onnx, where)
-    metadata = _metadata(opened, where)
-    manifest = Manifest.from_metadata(metadata, where)
-    check_digest(onnx, metadata, where)
-    names = {tensor.name for tensor in opened.get_inputs()}
-    kinds = (kind for kind in contract.KINDS if {t.name for t in contract.inputs(kind)} == names)
-    return manifest, next(kinds, "model")
+def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts to look at together, at most `WINDOW` and about `WINDOW_CHARACTERS`."""
+    window: list[str] = []
+    characters = 0
+    for text in texts:
+        window.append(text)
+        characters += len(text) if isinstance(text, str) else 0
+        if len(window) == WINDOW or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
 
 
-def batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Numbers of rows that share a batch: like lengths together, empty rows left out."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not lengths[row]:
-            continue
-        if batch and lengths[row] * (len(batch) + 1) > CHARACTERS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _metadata(session: InferenceSession, where: str) -> dict[str, str]:
-    try:
-        return dict(session.get_modelmeta().custom_metadata_map)
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{where}: its metadata is damaged ({error}); copy or export it again") from error
-
-
-def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
-    """Raise `BundleError` where a file of a bundle is of another kind, damaged, or says other facts."""
-    inside, found = read_manifest(onnx, where)
-    if found != kind:
-        raise BundleError(f"{where}: it is the {found} file of a bundle, expected {kind}; export it again")
-    for name, value in manifest.facts(kind).items():
-        if inside.facts(kind)[name] != value:
-            raise BundleError(
-                f"{where}: `{name}` differs from the manifest's; copy or export the bundle again"
-            )
-
-
-def _checked_session(onnx: bytes, manifest: Manifest, where: str, threads: int) -> InferenceSession:
-    opened = session(onnx, where, threads)
-    check_digest(onnx, _metadata(opened, where), where)
-    _check_contract(opened, manifest, where)
-    _check_facts(opened, manifest, where)
-    return opened
-
-
-def _check_contract(session: InferenceSession, manifest: Manifest, where: str) -> None:
-    inputs = {tensor.name for tensor in session.get_inputs()}
-    for other in contract.KINDS:
-        if other != "model" and inputs == {tensor.name for tensor in contract.inputs(other)}:
-            raise BundleError(
-                f"{where}: takes {' and '.join(sorted(inputs))}: it is the {other} file of a bundle; load the "
-                f"bundle, or the {Layout.onnx} beside it"
-            )
-    for kind, expected, found in (
-        ("input", contract.INPUTS, session.get_inputs()),
-        ("output", contract.outputs(manifest.task), session.get_outputs()),
-    ):
-        have = {tensor.name: tensor for tensor in found}
-        for tensor in expected:
-            if tensor.name not in have:
-                names = ", ".join(have) or "none"
-                raise BundleError(f"{where}: no {kind} `{tensor.name}`, found {names}; export it again")
-            dtype = DTYPES.get(have[tensor.name].type, have[tensor.name].type)
-            shape = manifest.shape(tensor)
-            if dtype != tensor.dtype or have[tensor.name].shape != shape:
-                raise BundleError(
-                    f"{where}: {kind} `{tensor.name}` is {dtype} {have[tensor.name].shape}, expected {tensor.dtype} "
-                    f"{shape}; export it again with `ohlol export`"
-                )
-
-
-def _check_facts(session: InferenceSession, manifest: Manifest, where: str) -> None:
-    """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
-    inside = Manifest.from_metadata(_metadata(session, where), where).facts()
-    for name, value in manifest.facts().items():
-        if inside[name] != value:
-            raise BundleError(
-                f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "
-                "changed; copy or export the bundle again"
-            )
+def _ended(answers: Answers[R], work: list[Any]) -> Answers[R]:
+    for part in work:
+        part.result()
+    return answers

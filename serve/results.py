@@ -3,33 +3,88 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.words import Span, sentence_spans, word_spans
 
+DIVIDERS = codepoints("\t\r\n")  # what divides columns and lines of text output
+FLAT = str.maketrans("\t\r\n", "   ")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
+class Labels:
+    """A model's labels in the order of their ids, and how they are written."""
+
+    names: tuple[str, ...]
+    scheme: str | None = None
+
+    @cached_property
+    def separator(self) -> str:
+        """Stands between the labels of a text, where one of the model's is longer than a character."""
+        return "" if all(len(name) == 1 for name in self.names) else " "
+
+    @cached_property
+    def flat(self) -> tuple[str, ...]:
+        """The labels as they stand in a line of text."""
+        return tuple(name.translate(FLAT) for name in self.names)
+
+    @cached_property
+    def marks(self) -> NDArray[np.str_]:
+        """The labels of the scheme `"words"`, which are one character each."""
+        return np.array(self.names, dtype="U1")
+
+    @cached_property
+    def _points(self) -> NDArray[np.int32]:
+        return codepoints("".join(self.names))
+
+    def join(self, ids: NDArray[np.int32]) -> str:
+        """The labels of a text in one string."""
+        if self.separator:
+            return self.separator.join(map(self.names.__getitem__, ids.tolist()))
+        return self._points[ids].tobytes().decode("utf-32-le", "surrogatepass")
+
+
 class Tagged:
     """A label for every character of `text`, which is the text given, normalised.
 
-    `probabilities (T, C) float32` has the model's labels as columns; `probability (T,)` is that of each
-    character's label. `str()` joins the labels.
+    `label_ids (T,) int32`; `probabilities (T, C) float32` has the model's labels as columns; `probability (T,)` is
+    that of each character's label. `str()` joins the labels. Equal to another with the same text and labels.
     """
 
-    text: str
-    labels: tuple[str, ...]
-    probabilities: NDArray[np.float32] = field(repr=False, compare=False)
-    scheme: str | None = field(default=None, repr=False)
-    separator: str = field(default="", repr=False)  # between the labels, where one of the model's is longer
+    __slots__ = ("_labels", "label_ids", "probabilities", "text")
+
+    def __init__(
+        self, text: str, label_ids: NDArray[np.int32], probabilities: NDArray[np.float32], labels: Labels
+    ) -> None:
+        self.text = text
+        self.label_ids = label_ids
+        self.probabilities = probabilities
+        self._labels = labels
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(self._labels.names.__getitem__, self.label_ids.tolist()))
 
     def __str__(self) -> str:
-        return self.separator.join(self.labels)
+        return self._labels.join(self.label_ids)
+
+    def __repr__(self) -> str:
+        return f"Tagged(text={self.text!r}, labels={self.labels!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tagged):
+            return NotImplemented
+        return (self.text, self.labels) == (other.text, other.labels)
+
+    def __hash__(self) -> int:
+        return hash((self.text, self.labels))
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -49,12 +104,12 @@ class Tagged:
     def sentences(self) -> list[str]:
         return [self.text[start:end] for start, end in sentence_spans(self._marks())]
 
-    def _marks(self) -> tuple[str, ...]:
-        if self.scheme is None:
+    def _marks(self) -> NDArray[np.str_]:
+        if self._labels.scheme is None:
             raise InputError(
                 'this model\'s labels do not mark words; train it with data.label_scheme = "words", or read `labels`'
             )
-        return self.labels
+        return self._labels.marks[self.label_ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +175,7 @@ def fields(result: Result, *, probabilities: bool = False, as_: str = "labels") 
 def line(result: Result, *, probabilities: bool = False, as_: str = "labels") -> str:
     """A result as one line of text; columns are divided by tabs."""
     if isinstance(result, Tagged):
-        text = str(result)
+        text = _flat(str(result))
         if as_ != "labels":
             parts = result.words if as_ == "words" else result.sentences
             text = "\t".join(map(_flat, parts))
@@ -135,7 +190,7 @@ def line(result: Result, *, probabilities: bool = False, as_: str = "labels") ->
 
 def _flat(text: str) -> str:
     """Without what would divide a line or a column of the output."""
-    return " ".join(re.split("[\t\r\n]", text))
+    return text.translate(FLAT)
 
 
 def _rounded(values: NDArray[np.float32]) -> list[float]:

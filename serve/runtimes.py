@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -26,7 +27,28 @@ def installed() -> list[str]:
 
 
 def runtime_version(name: str) -> str:
+    from importlib.metadata import version  # late: it costs a tenth of a small answer's time
+
     return version(name)
+
+
+def cpus() -> int:
+    """CPUs that this process may use: of the machine's, those it is bound to, and what its container has."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(bound, _quota(Path("/sys/fs/cgroup")) or bound))
+
+
+def _quota(cgroup: Path) -> int | None:
+    """CPUs that a container's control group (version 2, or 1) allows, rounded up; None: no limit."""
+    try:
+        if (cgroup / "cpu.max").is_file():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        return max(1, -(-int(quota) // int(period))) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # "max", or no control groups here
+        return None
 
 
 def run_in(runtime: str, onnx: bytes, where: str, *, threads: int = 1) -> Run:
@@ -71,7 +93,7 @@ def _in_openvino(onnx: bytes, where: str, threads: int) -> Run:
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(onnx), "CPU", settings)
     except Exception as error:  # whatever its C++ raises
-        raise _cannot_open(f"OpenVINO {version('openvino')}", where, error) from error
+        raise _cannot_open(f"OpenVINO {runtime_version('openvino')}", where, error) from error
     request = compiled.create_infer_request()
     outputs = [list(output.names) for output in compiled.outputs]  # an output may have several names there
 

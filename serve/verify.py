@@ -15,7 +15,8 @@ from ohlol.artifacts.errors import BundleError
 from ohlol.artifacts.onnx_file import read_tensor
 from ohlol.artifacts.parity import INT8_TOLERANCE, TOLERANCE, Arrays, Case, Proof, compare
 from ohlol.serve import replay, runtimes
-from ohlol.serve.model import check_file, of_bundle
+from ohlol.serve.model import of_bundle
+from ohlol.serve.opening import check_file
 
 ORACLE = "the bundle's test data: the PyTorch network in float64, when the bundle was made"
 

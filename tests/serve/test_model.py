@@ -17,7 +17,7 @@ from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.bundle import Layout, shipped
 from ohlol.artifacts.errors import BundleError, InputError
-from ohlol.serve.model import CHARACTERS, batches
+from ohlol.serve.model import WINDOW
 from ohlol.serve.results import Classified, Scored, Tagged
 
 TASKS = ("words", "classify", "lm")
@@ -84,12 +84,12 @@ def test_an_iterator_reads_ahead_by_a_window_only(models):
     read = []
 
     def texts():
-        for number in range(10_000):
+        for number in range(3 * WINDOW):
             read.append(number)
             yield "hello"
 
     next(models["tag"](texts()))
-    assert len(read) <= 2_048
+    assert len(read) == 2 * WINDOW
 
 
 @pytest.mark.parametrize("name", ["tag", *TASKS])
@@ -126,7 +126,8 @@ def test_empty_texts_never_reach_the_model(models, monkeypatch):
         ("lm", ("", None)),
     ]:
         model = models[name]
-        monkeypatch.setattr(model, "_run", None)
+        for owner in (model, model._runner):
+            monkeypatch.setattr(owner, "_session", None)
         result = model("")
         assert (result.text, getattr(result, "labels", getattr(result, "label", None))) == expected
         assert [r.text for r in model(["", ""])] == ["", ""]
@@ -194,7 +195,7 @@ def test_many_rows_are_answered_by_the_file_for_them(golden, tmp_path, monkeypat
     texts = [f"hello {k} ohlol" for k in range(40)]
     whole = ohlol.load(golden / "files")
     opened = []
-    whole._open_batch = lambda make=whole._open_batch: opened.append(1) or make()
+    whole._runner._open_batch = lambda make=whole._runner._open_batch: opened.append(1) or make()
     shutil.copy(golden / "files" / Layout.onnx, tmp_path / Layout.onnx)
     alone = ohlol.load(tmp_path / Layout.onnx)
     expected, found = ([r.nats_per_character for r in model(texts)] for model in (alone, whole))
@@ -232,15 +233,6 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_bytes((shipped() / Layout.onnx).read_bytes()[:500])
     with pytest.raises(BundleError, match="cannot open it"):
         ohlol.load(tmp_path / "m.onnx")
-
-
-@given(lengths=st.lists(st.integers(0, 3 * CHARACTERS), max_size=50))
-def test_batches(lengths):
-    """Every text that is not empty is in one batch; a batch of several stays below the limit."""
-    found = list(batches(lengths))
-    assert sorted(row for batch in found for row in batch) == [k for k, n in enumerate(lengths) if n]
-    for batch in found:
-        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= CHARACTERS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""Rows through ONNX Runtime: like lengths together, several batches at once, long rows in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnxruntime import InferenceSession
+
+from ohlol.artifacts import contract
+from ohlol.artifacts.errors import InputError
+from ohlol.artifacts.manifest import Manifest
+from ohlol.serve.answers import Answers
+from ohlol.serve.rows import Pieces, Rows, join
+from ohlol.serve.runtimes import MOST_THREADS, cpus
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+CHARACTERS = 8_192  # in one batch, padding included (or one piece)
+NUMBERS = 1 << 22  # logits of a batch, at most: a language model of many characters has smaller batches
+LONG = 8_192  # characters; a row of more is read in pieces
+STRETCH = 4_096  # characters of a piece
+CONTEXT = 256  # characters read before a piece, and after it where the network reads both ways
+
+Open = Callable[[], InferenceSession]
+
+
+class Runner:
+    """Sessions of one model, and the threads that run them; each session computes on one thread by default."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: InferenceSession,
+        open_batch: Open | None,
+        open_stream: Open | None,
+        workers: int,
+    ) -> None:
+        self._manifest = manifest
+        self._session = session
+        self._open_batch = open_batch
+        self._open_stream = open_stream
+        if not isinstance(workers, int) or not 0 <= workers <= MOST_THREADS:
+            raise InputError(
+                f"workers is {workers!r}, expected a whole number from 1 to {MOST_THREADS}, or 0"
+            )
+        self._workers = workers or cpus()
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = Lock()
+        # From so many rows on, the file for many rows is the faster one.
+        self._many_rows = contract.many_rows(manifest.network) if open_batch else 0
+        self._characters = max(1, min(CHARACTERS, NUMBERS // manifest.classes))
+
+    def _submit(self, *work: Any) -> Future[None]:
+        with self._lock:
+            if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor  # late: one text needs none
+
+                self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="ohlol")
+        return self._pool.submit(*work)
+
+    def begin(self, rows: Rows, answers: Answers[Any]) -> list[Future[None]]:
+        """Begin to fill `answers`; it is whole once all of these are done, whose errors are theirs to raise."""
+        long = rows.lengths > LONG
+        whole = Pieces.whole(rows, np.flatnonzero((rows.lengths > 0) & ~long))
+        rest = Pieces.whole(rows, np.flatnonzero(long))
+        work = []
+        if self._open_stream:
+            work = [self._submit(self._in_chunks, rest[np.array([k])], answers) for k in range(len(rest))]
+        elif self._manifest.task == "classify":
+            whole = join([whole, rest])  # its answer needs the whole text
+        else:
+            after = CONTEXT if self._manifest.network["bidirectional"] else 0
+            whole = join([whole, rest.windows(STRETCH, CONTEXT, after)])
+        batches = list(whole.batches(self._characters))
+        if len(batches) == 1 and not work:
+            self._batch(batches[0], answers)  # a thread would only cost time
+            return []
+        return work + [self._submit(self._batch, batch, answers) for batch in batches]
+
+    def _batch(self, pieces: Pieces, answers: Answers[Any]) -> None:
+        points = answers.rows.points
+        T = int(pieces.length.max())
+        # What stands after a piece is ignored, so that it may be any characters.
+        places = pieces.start[:, None] + np.arange(T)
+        feed = {
+            "codepoints": points.take(places, mode="clip"),
+            "lengths": pieces.length.astype(np.int32),
+        }
+        many = self._open_batch if 0 < self._many_rows <= len(pieces) else None
+        session = many() if many else self._session
+        answers.put(pieces, session.run(list(answers.asks), feed))
+
+    def _in_chunks(self, piece: Pieces, answers: Answers[Any]) -> None:
+        """A long row, piece by piece, with the state carried from one to the next."""
+        assert self._open_stream
+        session = self._open_stream()
+        S, _, H = self._manifest.shape(contract.inputs("stream")[1])
+        state = np.zeros((int(S), 1, int(H)), dtype=np.float32)
+        chunks = piece.windows(STRETCH, 0, 0)
+        names = [*answers.asks, "next_state"]
+        for k in range(len(chunks)):
+            chunk = chunks[np.array([k])]
+            start = int(chunk.start[0])
+            points = answers.rows.points[None, start : start + int(chunk.length[0])]
+            *outputs, state = session.run(names, {"codepoints": points, "state": state})
+            answers.put(chunk, outputs)
