@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
 import ohlol
-from ohlol import learn, make, use
 from ohlol.artifacts.errors import OhlolError
 
 # What no command of serving needs, and the extra that brings it.
@@ -16,8 +16,30 @@ TRAIN = ("torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w", "fileloc
 EXTRAS = {**dict.fromkeys(TRAIN, "train"), "tensorboard": "tensorboard"}
 
 
+# The module of each command. It is imported when the command is called: `ohlol predict` pays for itself alone.
+MODULES = {
+    "bench": "use",
+    "compare": "use",
+    "demo": "make",
+    "evaluate": "learn",
+    "export": "make",
+    "init": "learn",
+    "inspect": "use",
+    "predict": "use",
+    "report": "learn",
+    "train": "learn",
+    "verify": "use",
+}
+
+
 class Commands(click.Group):
     """Turns the errors ohlol raises on purpose, and those of the machine, into one message and exit code 1."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in MODULES:
+            return None
+        command: click.Command = getattr(import_module(f"ohlol.{MODULES[cmd_name]}"), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -49,12 +71,8 @@ def main() -> None:
     """
 
 
-for command in (
-    *(make.demo, learn.init, learn.train, learn.evaluate, learn.report, make.export),
-    *(use.verify, use.bench, use.predict, use.inspect, use.compare),
-):
-    main.add_command(command)
-
+for name in MODULES:
+    main.add_command(click.Command(name))  # for lists and hints; `get_command` brings the real one
 
 if __name__ == "__main__":
     main()
