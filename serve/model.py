@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from ohlol.serve.opening import checked_session, read_manifest
 from ohlol.serve.results import Classified, Labels, Scored, Tagged
 from ohlol.serve.rows import Rows
 from ohlol.serve.runner import LONG, Runner
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 R = TypeVar("R", Tagged, Classified, Scored)
 
@@ -103,15 +106,21 @@ class Model(ABC, Generic[R]):
 
         Raises `InputError` where a text is longer than `max_length`.
         """
-        begun: deque[tuple[Answers[R], list[Any]]] = deque()
-        for rows in windows:
-            self._check_lengths(rows)
-            answers = ANSWERS[self.manifest.task](rows, self.labels, self.manifest, probabilities)
-            begun.append((answers, self._runner.begin(rows, answers)))
-            if len(begun) > 1:
-                yield _ended(*begun.popleft())
-        while begun:
-            yield _ended(*begun.popleft())
+        begun: deque[tuple[Answers[R], list[Future[None]]]] = deque()
+        try:
+            for rows in windows:
+                self._check_lengths(rows)
+                answers = ANSWERS[self.manifest.task](rows, self.labels, self.manifest, probabilities)
+                begun.append((answers, self._runner.begin(rows, answers)))
+                if len(begun) > 1:
+                    yield _first_of(begun)
+            while begun:
+                yield _first_of(begun)
+        finally:
+            # After Ctrl-C or an error nobody waits for what has not begun.
+            for _, work in begun:
+                for part in work:
+                    part.cancel()
 
     def _results(self, texts: Iterable[str]) -> Iterator[R]:
         windows = (Rows.of(window, self.manifest.alphabet) for window in windows_of(texts))
@@ -205,7 +214,10 @@ def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
         yield window
 
 
-def _ended(answers: Answers[R], work: list[Any]) -> Answers[R]:
+def _first_of(begun: deque[tuple[Answers[R], list[Future[None]]]]) -> Answers[R]:
+    """The first answers, once they are whole; they stay in `begun` until then."""
+    answers, work = begun[0]
     for part in work:
         part.result()
+    begun.popleft()
     return answers
