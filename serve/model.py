@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.onnx_file import check_digest
 from ohlol.serve.results import Classified, Scored, Tagged
 from ohlol.serve.runtimes import session
+
+if TYPE_CHECKING:
+    from ohlol.serve.stream import Stream, StreamFile
 
 R = TypeVar("R", Tagged, Classified, Scored)
 
@@ -43,12 +47,14 @@ class Model(ABC, Generic[R]):
     ) -> None:
         self.manifest = manifest
         self._labels = np.array(manifest.labels, dtype=object)
-        self._session = _checked_session(onnx, manifest, where, threads)
+        self._session = checked_session(onnx, manifest, where, threads)
         # The same model in the form for many rows; opened when a batch has as many.
         self._many_rows = contract.many_rows(manifest.network) if batch else 0
         self._open_batch = cache(
-            lambda: _checked_session(batch or b"", manifest, f"{where} ({Layout.batch})", threads)
+            lambda: checked_session(batch or b"", manifest, f"{where} ({Layout.batch})", threads)
         )
+        self._where, self._threads = where, threads
+        self.pieces: Bundle | None = None  # where its stream.onnx is
 
     @overload
     def __call__(self, texts: str) -> R: ...
@@ -69,6 +75,24 @@ class Model(ABC, Generic[R]):
         if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
             raise InputError(f"expected a str or several of them, found {type(texts).__name__}")
         return self._stream(texts)
+
+    def stream(self) -> Stream[R]:
+        """A new text that comes in pieces. Raises `InputError` where the bundle has no stream.onnx."""
+        return self._stream_file.stream()
+
+    def feed_all(self, pieces: Iterable[tuple[Stream[R], str]], *, end: bool = False) -> list[R]:
+        """The next piece of many streams at once, in batches; see `ohlol.serve.stream.StreamFile.feed_all`."""
+        return self._stream_file.feed_all(pieces, end=end)
+
+    @cached_property
+    def _stream_file(self) -> StreamFile[R]:
+        from ohlol.serve.stream import of_bundle as open_stream  # late: it takes the checks of this module
+
+        if self.pieces is None:
+            raise InputError(
+                f"{self._where} takes whole texts; streams need {Layout.stream}: load the bundle"
+            )
+        return open_stream(self.pieces, threads=self._threads)
 
     @abstractmethod
     def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> R:
@@ -174,6 +198,23 @@ class LanguageModel(Model[Scored]):
         nats = float(-seen.mean()) if len(seen) else None
         return Scored(text, alphabet.character(best), float(np.exp(log_p[-1, best])), nats)
 
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 200,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Iterable[str] = (),
+    ) -> Iterator[str]:
+        """Characters that may follow `prompt`, as they are made; see `ohlol.serve.generate`."""
+        from ohlol.serve.generate import Sampling, generate
+
+        sampling = Sampling(temperature, top_k, top_p)
+        return generate(self._stream_file, prompt, length=length, sampling=sampling, seed=seed, stop=stop)
+
     def _empty(self) -> Scored:
         return Scored("", None, None, None)
 
@@ -195,7 +236,11 @@ def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
 def of_bundle(bundle: Bundle, *, threads: int = 1) -> Model[Any]:
     """The model of a bundle that is open."""
     where, batch = str(bundle.path / Layout.onnx), bundle.contents.get(Layout.batch)
-    return of_file(bundle.manifest, bundle.contents[Layout.onnx], where, batch, threads=threads)
+    model = of_file(bundle.manifest, bundle.contents[Layout.onnx], where, batch, threads=threads)
+    # Of all the bundle's bytes, only these are kept.
+    pieces = {name: content for name, content in bundle.contents.items() if name == Layout.stream}
+    model.pieces = replace(bundle, contents=pieces)
+    return model
 
 
 def of_file(
@@ -216,13 +261,14 @@ def read_manifest(onnx: bytes, where: str) -> tuple[Manifest, Kind]:
     return manifest, next(kinds, "model")
 
 
-def batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Numbers of rows that share a batch: like lengths together, empty rows left out."""
+def batches(lengths: list[int], most: int = CHARACTERS) -> Iterator[list[int]]:
+    """Numbers of rows that share a batch of at most so many characters, padding included (or one row): like lengths
+    together, empty rows left out."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         if not lengths[row]:
             continue
-        if batch and lengths[row] * (len(batch) + 1) > CHARACTERS:
+        if batch and lengths[row] * (len(batch) + 1) > most:
             yield batch
             batch = []
         batch.append(row)
@@ -249,44 +295,47 @@ def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
             )
 
 
-def _checked_session(onnx: bytes, manifest: Manifest, where: str, threads: int) -> InferenceSession:
+def checked_session(
+    onnx: bytes, manifest: Manifest, where: str, threads: int, kind: Kind = "model"
+) -> InferenceSession:
+    """A file of `kind` as the manifest says it is, its digest, contract and facts. Raises `BundleError`."""
     opened = session(onnx, where, threads)
     check_digest(onnx, _metadata(opened, where), where)
-    _check_contract(opened, manifest, where)
-    _check_facts(opened, manifest, where)
+    _check_contract(opened, manifest, where, kind)
+    _check_facts(opened, manifest, where, kind)
     return opened
 
 
-def _check_contract(session: InferenceSession, manifest: Manifest, where: str) -> None:
+def _check_contract(session: InferenceSession, manifest: Manifest, where: str, kind: Kind) -> None:
     inputs = {tensor.name for tensor in session.get_inputs()}
     for other in contract.KINDS:
-        if other != "model" and inputs == {tensor.name for tensor in contract.inputs(other)}:
+        if other not in ("model", kind) and inputs == {tensor.name for tensor in contract.inputs(other)}:
             raise BundleError(
                 f"{where}: takes {' and '.join(sorted(inputs))}: it is the {other} file of a bundle; load the "
                 f"bundle, or the {Layout.onnx} beside it"
             )
-    for kind, expected, found in (
-        ("input", contract.INPUTS, session.get_inputs()),
-        ("output", contract.outputs(manifest.task), session.get_outputs()),
+    for side, expected, found in (
+        ("input", contract.inputs(kind), session.get_inputs()),
+        ("output", contract.outputs(manifest.task, kind), session.get_outputs()),
     ):
         have = {tensor.name: tensor for tensor in found}
         for tensor in expected:
             if tensor.name not in have:
                 names = ", ".join(have) or "none"
-                raise BundleError(f"{where}: no {kind} `{tensor.name}`, found {names}; export it again")
+                raise BundleError(f"{where}: no {side} `{tensor.name}`, found {names}; export it again")
             dtype = DTYPES.get(have[tensor.name].type, have[tensor.name].type)
             shape = manifest.shape(tensor)
             if dtype != tensor.dtype or have[tensor.name].shape != shape:
                 raise BundleError(
-                    f"{where}: {kind} `{tensor.name}` is {dtype} {have[tensor.name].shape}, expected {tensor.dtype} "
+                    f"{where}: {side} `{tensor.name}` is {dtype} {have[tensor.name].shape}, expected {tensor.dtype} "
                     f"{shape}; export it again with `ohlol export`"
                 )
 
 
-def _check_facts(session: InferenceSession, manifest: Manifest, where: str) -> None:
+def _check_facts(session: InferenceSession, manifest: Manifest, where: str, kind: Kind) -> None:
     """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
-    inside = Manifest.from_metadata(_metadata(session, where), where).facts()
-    for name, value in manifest.facts().items():
+    inside = Manifest.from_metadata(_metadata(session, where), where).facts(kind)
+    for name, value in manifest.facts(kind).items():
         if inside[name] != value:
             raise BundleError(
                 f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "

@@ -1,0 +1,105 @@
+"""What a task makes of the outputs of a text that comes in pieces."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ohlol.artifacts.contract import Task
+from ohlol.artifacts.manifest import Manifest
+from ohlol.serve.model import R
+from ohlol.serve.results import Classified, Scored, Tagged
+from ohlol.serve.state import State
+
+
+class Answer(ABC, Generic[R]):
+    """The answer for one piece, which is put to the network in parts."""
+
+    asks: ClassVar[tuple[str, ...]]  # outputs of stream.onnx
+    keeps_last: ClassVar[bool] = True
+
+    def __init__(self, manifest: Manifest, before: State) -> None:
+        self.manifest = manifest
+        self.last = before.last  # of `State`
+
+    @abstractmethod
+    def add(self, points: NDArray[np.int32], outputs: list[NDArray[Any]]) -> None:
+        """The next part, `points (T,)`, and its row of the outputs `asks`."""
+
+    @abstractmethod
+    def result(self, text: str) -> R: ...
+
+
+class _Tags(Answer[Tagged]):
+    asks = ("label_ids", "probabilities")
+    keeps_last = False
+
+    def __init__(self, manifest: Manifest, before: State) -> None:
+        super().__init__(manifest, before)
+        self._ids: list[int] = []
+        self._parts = [np.zeros((0, manifest.classes), dtype=np.float32)]
+
+    def add(self, points: NDArray[np.int32], outputs: list[NDArray[Any]]) -> None:
+        ids, probabilities = outputs
+        self._ids += ids.tolist()
+        self._parts.append(probabilities)
+
+    def result(self, text: str) -> Tagged:
+        labels = self.manifest.labels
+        separator = "" if all(len(label) == 1 for label in labels) else " "
+        found = tuple(labels[k] for k in self._ids)
+        return Tagged(text, found, np.concatenate(self._parts), self.manifest.label_scheme, separator)
+
+
+class _Class(Answer[Classified]):
+    asks = ("probabilities",)
+
+    def add(self, points: NDArray[np.int32], outputs: list[NDArray[Any]]) -> None:
+        self.last = outputs[0].copy()
+
+    def result(self, text: str) -> Classified:
+        if not len(self.last):
+            return Classified(text, None, None, {})
+        labels = self.manifest.labels
+        order = np.argsort(-self.last, kind="stable").tolist()
+        by_label = {labels[k]: float(self.last[k]) for k in order}
+        return Classified(text, labels[order[0]], float(self.last[order[0]]), by_label)
+
+
+class _Score(Answer[Scored]):
+    asks = ("logits",)
+
+    def __init__(self, manifest: Manifest, before: State) -> None:
+        super().__init__(manifest, before)
+        self._nats, self._characters = 0.0, 0
+
+    def add(self, points: NDArray[np.int32], outputs: list[NDArray[Any]]) -> None:
+        ids = self.manifest.alphabet.ids(points)
+        (logits,) = outputs
+        before = np.concatenate([self.last[None], logits[:-1]]) if len(self.last) else logits[:-1]
+        self._nats += float(nats(before, ids[len(ids) - len(before) :]).sum())
+        self._characters += len(before)
+        self.last = logits[-1].copy()
+
+    def result(self, text: str) -> Scored:
+        if not len(self.last):
+            return Scored(text, None, None, None)
+        best = int(self.last.argmax())
+        p = float(np.exp(-nats(self.last[None], np.array([best]))[0]))
+        mean = self._nats / self._characters if self._characters else None
+        return Scored(text, self.manifest.alphabet.character(best), p, mean)
+
+
+def nats(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """−ln p of `ids (…)` by `logits (…, V)`, in float64."""
+    exact = logits.astype(np.float64)
+    highest = exact.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(exact - highest).sum(axis=-1)) + highest[..., 0]
+    found: NDArray[np.float64] = total - np.take_along_axis(exact, ids[..., None], axis=-1)[..., 0]
+    return found
+
+
+ANSWERS: dict[Task, type[Answer[Any]]] = {"tag": _Tags, "classify": _Class, "lm": _Score}
