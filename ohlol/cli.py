@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import ohlol
-from ohlol import learn, make, use
+from ohlol import language, learn, make, use
 from ohlol.artifacts.errors import OhlolError
 
 # What no command of serving needs, and the extra that brings it.
@@ -51,7 +51,7 @@ def main() -> None:
 
 for command in (
     *(make.demo, learn.init, learn.train, learn.evaluate, learn.report, make.export),
-    *(use.verify, use.bench, use.predict, use.inspect, use.compare),
+    *(use.verify, use.bench, use.predict, language.generate, language.score, use.inspect, use.compare),
 ):
     main.add_command(command)
 

@@ -31,7 +31,9 @@ class Scorer:
     def __init__(self, file: StreamFile[Any], *, carry: bool = False) -> None:
         """Raises `InputError` where the model is not for `lm`."""
         if file.manifest.task != "lm":
-            raise InputError(f"scoring needs a language model (task lm), this one is for {file.manifest.task}")
+            raise InputError(
+                f"scoring needs a language model (task lm), this one is for {file.manifest.task}"
+            )
         self._file = file
         self._carry = carry
         self._hidden = file.beginning().hidden[:, None]  # after the lines so far, with their last logits
@@ -62,7 +64,9 @@ class Scorer:
         ended = [np.concatenate([row, END]) for row in rows]
         scores, self._hidden, self._last = self._read(np.concatenate(ended)[None], self._hidden, self._last)
         stops = np.cumsum([len(row) for row in ended])
-        missing = int(stops[-1]) - scores.shape[1]  # 1 at the very first character, which nothing stands before
+        missing = (
+            int(stops[-1]) - scores.shape[1]
+        )  # 1 at the very first character, which nothing stands before
         parts = np.split(scores[0], stops[:-1] - missing)
         return [_bits(part) for part in parts]
 
