@@ -56,7 +56,7 @@ class Sampling:
         p /= p.sum()
         if self.top_k is None and self.top_p is None:
             return p
-        order = np.argsort(-p, kind="stable")
+        order = np.argsort(-exact, kind="stable")  # not of p: a high temperature makes equals of them
         order = order[: self.top_k]
         if self.top_p is not None:
             reached = np.cumsum(p[order]) / p[order].sum()
