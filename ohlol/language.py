@@ -97,13 +97,16 @@ def generate(
 @click.option("--field", default="text", show_default=True, help="The text's field (jsonl) or column (csv).")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Only the N oddest, the oddest first.")
 @click.option("--carry", is_flag=True, help="Lines are one running text: each is scored given those before.")
+@click.option(
+    "--prefix", default="", metavar="TEXT", help="Before the names of the fields added (jsonl, csv)."
+)
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads inside a batch."
 )
 def score(
     bundle: str, texts: tuple[str, ...], source: Path | None, output: Path | None, form: str | None,
-    input_format: str | None, field: str, top: int | None, carry: bool, on_error: str, threads: int,
+    input_format: str | None, field: str, top: int | None, carry: bool, prefix: str, on_error: str, threads: int,
 ) -> None:  # fmt: skip
     """Bits per character of each line: the more, the odder.
 
@@ -144,7 +147,7 @@ def score(
             lines = oddest(lines, top)
         form = format_of(str(output) if output else None, form)
         with stdout() if output is None else new_file(output) as out:
-            for text in _written(lines, form, field, top is not None):
+            for text in _written(lines, form, field, prefix, top is not None):
                 out.write(text)
                 if at_once:
                     out.flush()
@@ -152,7 +155,7 @@ def score(
         click.echo(f"{skipped} line(s) could not be read and were skipped", err=True)
 
 
-def _written(lines: Iterable[Line], form: str, field: str, with_number: bool) -> Iterator[str]:
+def _written(lines: Iterable[Line], form: str, field: str, prefix: str, with_number: bool) -> Iterator[str]:
     """Each line of the answer, with its line end; before those of a CSV, its header."""
     columns: list[str] = []
     for line in lines:
@@ -164,9 +167,12 @@ def _written(lines: Iterable[Line], form: str, field: str, with_number: bool) ->
         row: dict[str, Any] = {**line.record.fields, field: line.record.text}
         added = {"number": line.number} if with_number else {}
         for key, value in {**added, "bits_per_character": line.bits}.items():
-            if key in row:
-                raise InputError(f"the input has a field {key!r}, which the answer would replace; rename it")
-            row[key] = value
+            if prefix + key in row:
+                raise InputError(
+                    f"the input has a field {prefix + key!r}, which the answer would replace; put a word before the "
+                    "names of the answer's fields, such as --prefix odd_"
+                )
+            row[prefix + key] = value
         if form == "jsonl":
             yield _json(row) + "\n"
             continue
