@@ -95,11 +95,11 @@ class _Score(Answer[Scored]):
 
 def nats(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """−ln p of `ids (…)` by `logits (…, V)`, in float64."""
-    exact = logits.astype(np.float64)
-    highest = exact.max(axis=-1, keepdims=True)
-    total = np.log(np.exp(exact - highest).sum(axis=-1)) + highest[..., 0]
-    found: NDArray[np.float64] = total - np.take_along_axis(exact, ids[..., None], axis=-1)[..., 0]
-    return found
+    exact = logits.reshape(-1, logits.shape[-1]).astype(np.float64)
+    highest = exact.max(axis=1)
+    total = np.log(np.exp(exact - highest[:, None]).sum(axis=1)) + highest
+    found: NDArray[np.float64] = total - exact[np.arange(len(exact)), ids.ravel()]
+    return found.reshape(ids.shape)
 
 
 ANSWERS: dict[Task, type[Answer[Any]]] = {"tag": _Tags, "classify": _Class, "lm": _Score}

@@ -54,7 +54,7 @@ class Model(ABC, Generic[R]):
             lambda: checked_session(batch or b"", manifest, f"{where} ({Layout.batch})", threads)
         )
         self._where, self._threads = where, threads
-        self.pieces: Bundle | None = None  # where its stream.onnx is
+        self._stream_bundle: Bundle | None = None  # with the bytes of stream.onnx, where there is one
 
     @overload
     def __call__(self, texts: str) -> R: ...
@@ -88,11 +88,11 @@ class Model(ABC, Generic[R]):
     def _stream_file(self) -> StreamFile[R]:
         from ohlol.serve.stream import of_bundle as open_stream  # late: it takes the checks of this module
 
-        if self.pieces is None:
+        if self._stream_bundle is None:
             raise InputError(
                 f"{self._where} takes whole texts; streams need {Layout.stream}: load the bundle"
             )
-        return open_stream(self.pieces, threads=self._threads)
+        return open_stream(self._stream_bundle, threads=self._threads)
 
     @abstractmethod
     def _result(self, text: str, points: NDArray[np.int32], answer: list[NDArray[Any]]) -> R:
@@ -238,8 +238,8 @@ def of_bundle(bundle: Bundle, *, threads: int = 1) -> Model[Any]:
     where, batch = str(bundle.path / Layout.onnx), bundle.contents.get(Layout.batch)
     model = of_file(bundle.manifest, bundle.contents[Layout.onnx], where, batch, threads=threads)
     # Of all the bundle's bytes, only these are kept.
-    pieces = {name: content for name, content in bundle.contents.items() if name == Layout.stream}
-    model.pieces = replace(bundle, contents=pieces)
+    kept = {name: content for name, content in bundle.contents.items() if name == Layout.stream}
+    model._stream_bundle = replace(bundle, contents=kept)
     return model
 
 

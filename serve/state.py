@@ -75,8 +75,8 @@ def from_bytes(data: bytes, file: bytes, shape: tuple[int, int], last: int) -> S
             f"model that wrote it, or {AGAIN}"
         )
     numbers = S * H + L
-    right = shape == (S, H) and len(content) == HEADER.size + 4 * (numbers + K)
-    if not right or last != (L if characters else last) or (L and not characters):
+    right = (*shape, last if characters else 0) == (S, H, L)
+    if not right or len(content) != HEADER.size + 4 * (numbers + K):
         raise InputError(f"the state of a stream has sizes that its model does not have; {AGAIN}")
     values = np.frombuffer(content, dtype="<f4", count=numbers, offset=HEADER.size).astype(np.float32)
     if not np.isfinite(values).all():

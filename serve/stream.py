@@ -139,6 +139,8 @@ class StreamFile(Generic[R]):
         """
         pieces = list(pieces)
         for stream, text in pieces:
+            if not isinstance(stream, Stream):
+                raise InputError(f"expected a stream, found {type(stream).__name__}: {stream!r:.60}")
             if not isinstance(text, str):
                 raise InputError(f"expected a str, found {type(text).__name__}: {text!r:.60}")
             if stream._file.sha256 != self.sha256:

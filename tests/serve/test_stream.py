@@ -431,6 +431,8 @@ def test_streams_that_cannot_be_fed_together(models):
         ([(ended, "x")], "has ended"),
         ([(foreign, "x")], "of another model"),
         ([(model.stream(), 3)], "expected a str, found int"),
+        ([(None, "x")], "expected a stream, found NoneType"),
+        ([(model.stream(), "\u0301" * 5_000)], "5,000 combining characters"),
     ):
         with pytest.raises(InputError, match=message):
             model.feed_all([(first, "l"), *others])
