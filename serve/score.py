@@ -77,14 +77,14 @@ class Scorer:
         the characters before, is empty; and the state and the logits after them. In parts of so many characters that
         memory stays flat."""
         B, T = points.shape
-        ids = self._file.manifest.alphabet.ids(points)
+        alphabet = self._file.manifest.alphabet
         size = max(1, self._file.most // B)
         scores = []
         for start in range(0, T, size):
             (logits,), hidden = self._file.run(("logits",), points[:, start : start + size], hidden)
             before = np.concatenate([last, logits[:, :-1]], axis=1)
             stop = start + logits.shape[1]
-            scores.append(nats(before, ids[:, stop - before.shape[1] : stop]))
+            scores.append(nats(before, alphabet.ids(points[:, stop - before.shape[1] : stop])))
             last = logits[:, -1:]
         return np.concatenate(scores, axis=1), hidden, last
 

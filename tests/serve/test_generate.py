@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.bundle import Layout
 from ohlol.artifacts.errors import InputError
 from ohlol.cli import main
-from ohlol.serve.generate import Sampling, _until
+from ohlol.serve.generate import Sampling, _made, _until
 
 MADE = "hello 👋 ohlol. "  # what the model of the golden bundle learnt by heart
 
@@ -195,6 +196,21 @@ def test_a_seed_makes_the_text_it_made(model):
     assert "".join(model.generate("h", length=24, seed=2, temperature=4)) == "ell. he. ohello 👋 ohlool"
 
 
+@pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"top_p": 0.5}])
+def test_the_least_and_the_largest_number(model, number, options):
+    """At the ends of [0, 1) too, what is drawn has a probability: never padding, never what was cut off."""
+
+    class Fixed:
+        def random(self):
+            return number
+
+    sampling = Sampling(temperature=3.0, **options)
+    made = next(_made(model._stream_file, "hello", sampling, Fixed()))
+    (drawn,) = model.manifest.alphabet.encode(made)
+    assert sampling.probabilities(whole(model, "hello")[-1])[drawn] > 0
+
+
 def test_without_a_prompt(model, golden):
     """The first character is what follows a line end, where the model knows it."""
     assert "\n" in model.manifest.alphabet.characters
@@ -361,6 +377,7 @@ main(["generate", {str(golden / "files")!r}, "--prompt", "hel", "--temperature",
         seen = ""
         for expected in ("hell", "hello", "hello "):
             while seen != expected:
+                assert select.select([above], [], [], 60)[0], seen
                 seen += os.read(above, 1).decode()
                 assert expected.startswith(seen)
             running.stdin.write("\n")

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 from itertools import pairwise
@@ -289,6 +290,7 @@ def test_lines_typed_by_hand_are_answered_at_once(golden):
         os.close(below)
         for text in ("hello", "ohlol"):
             os.write(above, f"{text}\n".encode())
+            assert select.select([running.stdout], [], [], 60)[0]
             assert running.stdout.readline().decode().split("\t")[1] == f"{text}\n"
         os.write(above, b"\x04")
         assert running.stdout.read() == b""
