@@ -132,6 +132,21 @@ def test_generated_text_is_the_whole_texts(make, write, cell, layers):
     assert len(text) == 33
 
 
+def test_the_first_character_of_all(make, write):
+    """Without a prompt and a line end in the alphabet, every known character may begin the text, equally likely; an
+    alphabet of none makes nothing."""
+    network, manifest = make("lm", "gru", False, 1, alphabet=Alphabet("abcd"))
+    file = StreamFile(manifest, write(Layout.stream, network, manifest), Layout.stream)
+    firsts = [next(generate(file, length=1, seed=seed)) for seed in range(400)]
+    counts = [firsts.count(character) for character in "abcd"]
+    assert sum((count - 100) ** 2 / 100 for count in counts) < 21.1  # chi-square, 99.99 %
+    assert next(generate(file, sampling=Sampling(0))) == "a"
+    network, manifest = make("lm", "gru", False, 1, alphabet=Alphabet(""))
+    nothing = StreamFile(manifest, write(Layout.stream, network, manifest), Layout.stream)
+    with pytest.raises(InputError, match="alphabet is empty"):
+        generate(nothing, "hello")
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_silent_stream_keeps_its_state(make, write, cell):
     """In a batch where others go on, a stream without a new character is as it was: a row of length 0 would lose its
