@@ -23,10 +23,12 @@ MODULES = {
     "demo": "make",
     "evaluate": "learn",
     "export": "make",
+    "generate": "language",
     "init": "learn",
     "inspect": "use",
     "predict": "use",
     "report": "learn",
+    "score": "language",
     "train": "learn",
     "verify": "use",
 }

@@ -5,20 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import cache, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.bundle import HELLO, ONNX, Bundle, Layout, open_named
+from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named
 from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
-from ohlol.serve.answers import ANSWERS, Answers, classified
+from ohlol.serve.answers import ANSWERS, Answers, R, classified
 from ohlol.serve.opening import checked_session, read_manifest
 from ohlol.serve.results import Classified, Labels, Scored, Tagged
 from ohlol.serve.rows import Rows
@@ -27,7 +27,10 @@ from ohlol.serve.runner import LONG, Runner
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-R = TypeVar("R", Tagged, Classified, Scored)
+    from onnxruntime import InferenceSession
+
+    from ohlol.serve.stream import Stream, StreamFile
+
 
 # Texts that are looked at together, so that those of like length share a batch: up to so many, or so many characters.
 WINDOW, WINDOW_CHARACTERS = 16_384, 1 << 20
@@ -48,13 +51,15 @@ class Model(ABC, Generic[R]):
         self.manifest = manifest
         self.labels = Labels(manifest.labels, manifest.label_scheme)
         self._session = checked_session(files[Layout.onnx], "model", manifest, where, threads)
-        others = {
-            name: cache(partial(checked_session, files[name], kind, manifest, f"{where} ({name})", threads))
-            for name, kind in ((Layout.batch, ONNX[Layout.batch]), (Layout.stream, ONNX[Layout.stream]))
-            if name in files
-        }
+        self._where, self._threads = where, threads
+        # Of all the bundle's bytes, only these are kept: their sessions are opened when they are needed.
+        self._kept = {name: files[name] for name in (Layout.batch, Layout.stream) if name in files}
         self._runner = Runner(
-            manifest, self._session, others.get(Layout.batch), others.get(Layout.stream), workers
+            manifest,
+            self._session,
+            (lambda: self._batch_session) if Layout.batch in files else None,
+            (lambda: self._stream_file.session) if Layout.stream in files else None,
+            workers,
         )
         whole = manifest.task == "classify" and Layout.stream not in files
         self.max_length: int | None = LONGEST_WHOLE if whole else None
@@ -80,6 +85,28 @@ class Model(ABC, Generic[R]):
         if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
             raise InputError(f"expected a str or several of them, found {type(texts).__name__}")
         return self._results(texts)
+
+    def stream(self) -> Stream[R]:
+        """A new text that comes in pieces. Raises `InputError` where the bundle has no stream.onnx."""
+        return self._stream_file.stream()
+
+    def feed_all(self, pieces: Iterable[tuple[Stream[R], str]], *, end: bool = False) -> list[R]:
+        """The next piece of many streams at once, in batches; see `ohlol.serve.stream.StreamFile.feed_all`."""
+        return self._stream_file.feed_all(pieces, end=end)
+
+    @cached_property
+    def _batch_session(self) -> InferenceSession:
+        where = f"{self._where} ({Layout.batch})"
+        return checked_session(self._kept[Layout.batch], "model", self.manifest, where, self._threads)
+
+    @cached_property
+    def _stream_file(self) -> StreamFile[R]:
+        from ohlol.serve.stream import StreamFile, missing  # late: one text needs none
+
+        if Layout.stream not in self._kept:
+            raise missing(self.manifest, self._where)
+        where = f"{self._where} ({Layout.stream})"
+        return StreamFile(self.manifest, self._kept[Layout.stream], where, threads=self._threads)
 
     @abstractmethod
     def _one(self, text: str) -> R:
@@ -172,6 +199,23 @@ class LanguageModel(Model[Scored]):
 
     def _one(self, text: str) -> Scored:
         return next(self._results([text]))
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 200,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Iterable[str] = (),
+    ) -> Iterator[str]:
+        """Characters that may follow `prompt`, as they are made; see `ohlol.serve.generate`."""
+        from ohlol.serve.generate import Sampling, generate
+
+        sampling = Sampling(temperature, top_k, top_p)
+        return generate(self._stream_file, prompt, length=length, sampling=sampling, seed=seed, stop=stop)
 
 
 TASKS: dict[Task, type[Model[Any]]] = {"tag": Tagger, "classify": Classifier, "lm": LanguageModel}

@@ -109,6 +109,12 @@ class Pieces:
         lengths = rows.lengths[which]
         return cls(which, rows.starts[which], lengths, np.zeros_like(which), lengths)
 
+    def of(self, rows: Rows) -> NDArray[np.int32]:
+        """Their code points `(P, T)`, T that of the longest; behind a shorter one stands whatever follows it."""
+        places = self.start[:, None] + np.arange(int(self.length.max()))
+        found: NDArray[np.int32] = rows.points.take(places, mode="clip")
+        return found
+
     def windows(self, size: int, before: int, after: int) -> Pieces:
         """These pieces, which are whole rows, each cut in stretches of `size` with context around them."""
         counts = -(-self.length // size)

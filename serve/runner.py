@@ -82,14 +82,8 @@ class Runner:
         return work + [self._submit(self._batch, batch, answers) for batch in batches]
 
     def _batch(self, pieces: Pieces, answers: Answers[Any]) -> None:
-        points = answers.rows.points
-        T = int(pieces.length.max())
-        # What stands after a piece is ignored, so that it may be any characters.
-        places = pieces.start[:, None] + np.arange(T)
-        feed = {
-            "codepoints": points.take(places, mode="clip"),
-            "lengths": pieces.length.astype(np.int32),
-        }
+        # What stands after a row's length is ignored, so that it may be any characters.
+        feed = {"codepoints": pieces.of(answers.rows), "lengths": pieces.length.astype(np.int32)}
         many = self._open_batch if 0 < self._many_rows <= len(pieces) else None
         session = many() if many else self._session
         answers.put(pieces, session.run(list(answers.asks), feed))

@@ -21,7 +21,7 @@ from ohlol.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README": "README", "tutorial": "docs/tutorial"}  # English: .md, Chinese: .zh.md
-ENGLISH = {"adopt": "docs/adopt", "formats": "docs/formats"}
+ENGLISH = {"adopt": "docs/adopt", "formats": "docs/formats", "streams": "docs/streams"}
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(r"^```(bash|python)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,122 @@
+"""How odd each line of a text is to a language model, on stream.onnx: long lines go in parts, the state carried."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ohlol.artifacts.errors import InputError
+from ohlol.serve.files import Record
+from ohlol.serve.model import WINDOW
+from ohlol.serve.piecewise import nats
+from ohlol.serve.rows import Pieces, Rows
+from ohlol.serve.stream import StreamFile
+
+WIDE = 2**20  # characters of lines that are looked at together
+
+
+class Scorer:
+    """Bits per character of lines: of their characters after the first, each given those before it in the line.
+
+    With `carry` the lines are one running text, and each ends with a line break that counts as its last
+    character: its characters, the first too, are given all the lines before it.
+    """
+
+    def __init__(self, file: StreamFile[Any], *, carry: bool = False) -> None:
+        """Raises `InputError` where the model is not for `lm`."""
+        if file.manifest.task != "lm":
+            raise InputError(
+                f"scoring needs a language model (task lm), this one is for {file.manifest.task}"
+            )
+        self._file = file
+        self._carry = carry
+        self._hidden = file.beginning().hidden[:, None]  # after the lines so far, with their last logits
+        self._last = np.zeros((1, 0, file.manifest.classes), dtype=np.float32)
+
+    def __call__(self, texts: Sequence[str]) -> list[float | None]:
+        """Of each, in order; None where there is no character to score."""
+        rows = Rows.of(texts, self._file.manifest.alphabet)
+        return self._running(rows) if self._carry else self._each(rows)
+
+    def _each(self, rows: Rows) -> list[float | None]:
+        bits: list[float | None] = [None] * len(rows)
+        for batch in Pieces.whole(rows, np.flatnonzero(rows.lengths)).batches(self._file.most):
+            # After a row stands what does not belong to it: what the network makes of that nobody asks for.
+            points = batch.of(rows)
+            hidden = np.repeat(self._hidden, len(batch), axis=1)
+            last = np.repeat(self._last, len(batch), axis=0)
+            scores, _, _ = self._read(points, hidden, last)  # (B, T - 1)
+            for k, length, score in zip(batch.row.tolist(), batch.length.tolist(), scores, strict=True):
+                bits[k] = _bits(score[: length - 1])
+        return bits
+
+    def _running(self, rows: Rows) -> list[float | None]:
+        if not len(rows):
+            return []
+        scores, self._hidden, self._last = self._read(rows.points[None], self._hidden, self._last)
+        stops = np.cumsum(rows.lengths + 1)  # each with the line's end after it
+        missing = (
+            int(stops[-1]) - scores.shape[1]
+        )  # 1 at the very first character, which nothing stands before
+        parts = np.split(scores[0], stops[:-1] - missing)
+        return [_bits(part) for part in parts]
+
+    def _read(
+        self, points: NDArray[np.int32], hidden: NDArray[np.float32], last: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+        """−ln p of the characters of `points (B, T)`, T of them, or T − 1 where `last (B, 0 or 1, V)`, the logits after
+        the characters before, is empty; and the state and the logits after them. In parts of so many characters that
+        memory stays flat."""
+        B, T = points.shape
+        alphabet = self._file.manifest.alphabet
+        size = max(1, self._file.most // B)
+        scores = []
+        for start in range(0, T, size):
+            (logits,), hidden = self._file.run(("logits",), points[:, start : start + size], hidden)
+            before = np.concatenate([last, logits[:, :-1]], axis=1)
+            stop = start + logits.shape[1]
+            scores.append(nats(before, alphabet.ids(points[:, stop - before.shape[1] : stop])))
+            last = logits[:, -1:]
+        return np.concatenate(scores, axis=1), hidden, last
+
+
+class Line(NamedTuple):
+    """A line, its number from 1, and its bits per character."""
+
+    number: int
+    record: Record
+    bits: float | None
+
+
+def score(scorer: Scorer, numbered: Iterable[tuple[int, Record]], *, at_once: bool = False) -> Iterator[Line]:
+    """Every line, in order; `at_once`, before the next one is read."""
+    numbered = iter(numbered)
+    while window := list(_window(numbered, 1 if at_once else WINDOW)):
+        bits = scorer([record.text for _, record in window])
+        for (number, record), of_line in zip(window, bits, strict=True):
+            yield Line(number, record, of_line)
+
+
+def oddest(lines: Iterable[Line], count: int) -> list[Line]:
+    """The `count` lines of the most bits per character, the oddest first, of equals the first; only so many are
+    kept. Lines without a score are left out."""
+    scored = (line for line in lines if line.bits is not None)
+    return heapq.nlargest(count, scored, key=lambda line: (line.bits, -line.number))
+
+
+def _window(numbered: Iterator[tuple[int, Record]], most: int) -> Iterator[tuple[int, Record]]:
+    characters = 0
+    for number, record in islice(numbered, most):
+        yield number, record
+        characters += len(record.text)
+        if characters >= WIDE:
+            return
+
+
+def _bits(score: NDArray[np.float64]) -> float | None:
+    return float(score.mean() / np.log(2)) if len(score) else None
