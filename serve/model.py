@@ -15,7 +15,7 @@ from onnxruntime import InferenceSession
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named
+from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named, read
 from ohlol.artifacts.contract import Kind, Task
 from ohlol.artifacts.errors import BundleError, InputError
 from ohlol.artifacts.manifest import Manifest
@@ -185,11 +185,19 @@ def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
     """See `ohlol.load`."""
     if isinstance(path, Path) or path != HELLO:
         path = Path(path)
-        if path.suffix == ".onnx" and path.is_file():
-            onnx = path.read_bytes()
+        if is_onnx_file(path):
+            onnx = read(path)
             manifest, _ = read_manifest(onnx, str(path))
             return of_file(manifest, onnx, str(path), threads=threads)
     return of_bundle(open_named(path), threads=threads)
+
+
+def is_onnx_file(path: Path) -> bool:
+    """Whether `path` is a single `.onnx` file; what cannot even be looked at is none."""
+    try:
+        return path.suffix == ".onnx" and path.is_file()
+    except OSError:
+        return False
 
 
 def of_bundle(bundle: Bundle, *, threads: int = 1) -> Model[Any]:
@@ -242,11 +250,8 @@ def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
     inside, found = read_manifest(onnx, where)
     if found != kind:
         raise BundleError(f"{where}: it is the {found} file of a bundle, expected {kind}; export it again")
-    for name, value in manifest.facts(kind).items():
-        if inside.facts(kind)[name] != value:
-            raise BundleError(
-                f"{where}: `{name}` differs from the manifest's; copy or export the bundle again"
-            )
+    if name := manifest.differs(inside, kind):
+        raise BundleError(f"{where}: `{name}` differs from the manifest's; copy or export the bundle again")
 
 
 def _checked_session(onnx: bytes, manifest: Manifest, where: str, threads: int) -> InferenceSession:
@@ -285,10 +290,8 @@ def _check_contract(session: InferenceSession, manifest: Manifest, where: str) -
 
 def _check_facts(session: InferenceSession, manifest: Manifest, where: str) -> None:
     """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
-    inside = Manifest.from_metadata(_metadata(session, where), where).facts()
-    for name, value in manifest.facts().items():
-        if inside[name] != value:
-            raise BundleError(
-                f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "
-                "changed; copy or export the bundle again"
-            )
+    if name := manifest.differs(Manifest.from_metadata(_metadata(session, where), where)):
+        raise BundleError(
+            f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "
+            "changed; copy or export the bundle again"
+        )

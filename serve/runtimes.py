@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ohlol.artifacts.errors import BundleError, InputError, OhlolError
+from ohlol.artifacts.onnx_file import check_whole
 
 # Inputs by name to outputs by name.
 Run = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
@@ -39,6 +40,7 @@ def run_in(runtime: str, onnx: bytes, where: str, *, threads: int = 1) -> Run:
         raise OhlolError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
     if not find_spec(runtime):
         raise OhlolError(f"runtime {runtime!r} is not installed: pip install {runtime}")
+    check_whole(onnx, where)
     return (_in_openvino if runtime == "openvino" else _in_onnxruntime)(onnx, where, threads)
 
 
@@ -46,6 +48,7 @@ def session(onnx: bytes, where: str, threads: int = 1) -> onnxruntime.InferenceS
     """A session of ONNX Runtime. Raises `BundleError` where it cannot open the file."""
     if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MOST_THREADS}")
+    check_whole(onnx, where)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
