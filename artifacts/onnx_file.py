@@ -70,6 +70,24 @@ def check_digest(model: bytes, metadata: dict[str, str], where: str) -> None:
         )
 
 
+def metadata(model: bytes, where: str) -> dict[str, str]:
+    """The `metadata_props`. Raises `BundleError` where they cannot be read, or have a name twice."""
+    found: dict[str, str] = {}
+    try:
+        for number, _, _, content in _fields(model):
+            if number == 14:
+                pair = {key: value for key, _, _, value in _fields(content)}
+                name, text = (pair.get(key, b"").decode("utf-8") for key in (1, 2))
+                if name in found:
+                    raise ValueError(f"{name!r:.60} is there twice")
+                found[name] = text
+    except DAMAGED as error:
+        raise BundleError(
+            f"{where}: not an ONNX file, or its metadata is damaged ({error}); copy or export it again"
+        ) from error
+    return found
+
+
 def check_whole(model: bytes, where: str) -> None:
     """Raise `BundleError` where a weight is said to stand in another file: a runtime would go and read that."""
     try:

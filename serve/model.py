@@ -19,9 +19,9 @@ from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named, read
 from ohlol.artifacts.contract import Kind, Task
 from ohlol.artifacts.errors import BundleError, InputError
 from ohlol.artifacts.manifest import Manifest
-from ohlol.artifacts.onnx_file import check_digest
+from ohlol.artifacts.onnx_file import check_digest, metadata
 from ohlol.serve.results import Classified, Scored, Tagged
-from ohlol.serve.runtimes import session
+from ohlol.serve.runtimes import run, session
 
 R = TypeVar("R", Tagged, Classified, Scored)
 
@@ -91,7 +91,7 @@ class Model(ABC, Generic[R]):
                 f"{codepoints.shape} {codepoints.dtype} and {lengths.shape} {lengths.dtype}"
             )
         names = [tensor.name for tensor in contract.outputs(self.manifest.task)]
-        found = self._session.run(names, {"codepoints": codepoints, "lengths": lengths})
+        found = run(self._session, names, {"codepoints": codepoints, "lengths": lengths})
         return dict(zip(names, found, strict=True))
 
     def _stream(self, texts: Iterable[str]) -> Iterator[R]:
@@ -119,7 +119,7 @@ class Model(ABC, Generic[R]):
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
         many = 0 < self._many_rows <= len(rows)
         opened = self._open_batch() if many else self._session
-        outputs = opened.run(list(self.asks), {"codepoints": padded, "lengths": lengths})
+        outputs = run(opened, self.asks, {"codepoints": padded, "lengths": lengths})
         for number in range(len(rows)):
             yield [output[number] for output in outputs]
 
@@ -187,7 +187,7 @@ def load(path: str | Path, *, threads: int = 1) -> Model[Any]:
         path = Path(path)
         if is_onnx_file(path):
             onnx = read(path)
-            manifest, _ = read_manifest(onnx, str(path))
+            manifest = Manifest.from_metadata(metadata(onnx, str(path)), str(path))
             return of_file(manifest, onnx, str(path), threads=threads)
     return of_bundle(open_named(path), threads=threads)
 
@@ -215,10 +215,10 @@ def of_file(
 
 def read_manifest(onnx: bytes, where: str) -> tuple[Manifest, Kind]:
     """The facts inside an `.onnx` file, checked against its digest, and its kind. Raises `BundleError`."""
+    facts = metadata(onnx, where)
+    manifest = Manifest.from_metadata(facts, where)
+    check_digest(onnx, facts, where)
     opened = session(onnx, where)
-    metadata = _metadata(opened, where)
-    manifest = Manifest.from_metadata(metadata, where)
-    check_digest(onnx, metadata, where)
     names = {tensor.name for tensor in opened.get_inputs()}
     kinds = (kind for kind in contract.KINDS if {t.name for t in contract.inputs(kind)} == names)
     return manifest, next(kinds, "model")
@@ -238,13 +238,6 @@ def batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _metadata(session: InferenceSession, where: str) -> dict[str, str]:
-    try:
-        return dict(session.get_modelmeta().custom_metadata_map)
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{where}: its metadata is damaged ({error}); copy or export it again") from error
-
-
 def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
     """Raise `BundleError` where a file of a bundle is of another kind, damaged, or says other facts."""
     inside, found = read_manifest(onnx, where)
@@ -255,10 +248,11 @@ def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
 
 
 def _checked_session(onnx: bytes, manifest: Manifest, where: str, threads: int) -> InferenceSession:
+    facts = metadata(onnx, where)
+    check_digest(onnx, facts, where)
     opened = session(onnx, where, threads)
-    check_digest(onnx, _metadata(opened, where), where)
     _check_contract(opened, manifest, where)
-    _check_facts(opened, manifest, where)
+    _check_facts(Manifest.from_metadata(facts, where), manifest, where)
     return opened
 
 
@@ -288,9 +282,9 @@ def _check_contract(session: InferenceSession, manifest: Manifest, where: str) -
                 )
 
 
-def _check_facts(session: InferenceSession, manifest: Manifest, where: str) -> None:
+def _check_facts(inside: Manifest, manifest: Manifest, where: str) -> None:
     """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
-    if name := manifest.differs(Manifest.from_metadata(_metadata(session, where), where)):
+    if name := manifest.differs(inside):
         raise BundleError(
             f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "
             "changed; copy or export the bundle again"

@@ -230,7 +230,7 @@ def test_a_foreign_file_is_refused(tmp_path):
 def test_a_file_that_is_no_onnx_is_refused(tmp_path):
     """A truncated or foreign file gets one message, not the runtime's traceback."""
     (tmp_path / "m.onnx").write_bytes((shipped() / Layout.onnx).read_bytes()[:500])
-    with pytest.raises(BundleError, match="not an ONNX file, or damaged"):
+    with pytest.raises(BundleError, match="not an ONNX file"):
         ohlol.load(tmp_path / "m.onnx")
 
 
