@@ -128,10 +128,15 @@ def _checked(root: Path, file: Path, entry: Entry) -> bytes:
             "bundle again"
         )
     data = read(file)
+    check_content(data, entry, file)
+    return data
+
+
+def check_content(data: bytes | bytearray, entry: Entry, file: Path) -> None:
+    """Raise `BundleError` where `data` is not what the manifest says of `file`."""
     found = sha256(data)
     if found != entry.sha256:
         raise BundleError(
             f"{file}: damaged or changed: its sha256 is {found[:12]}…, the manifest says {entry.sha256[:12]}…; copy or "
             "export the bundle again"
         )
-    return data

@@ -60,7 +60,7 @@ def session(onnx: bytes, where: str, threads: int = 1) -> onnxruntime.InferenceS
             onnx, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
         for tensor in (*opened.get_inputs(), *opened.get_outputs()):
-            _ = tensor.name  # raises where it is no text
+            _ = tensor.name, tensor.type, tensor.shape  # raises where one is no text
         return opened
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise _cannot_open(f"ONNX Runtime {onnxruntime.__version__}", where, error) from error
