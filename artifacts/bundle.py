@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,9 +10,11 @@ from typing import ClassVar
 from ohlol.artifacts.contract import Kind
 from ohlol.artifacts.errors import BundleError
 from ohlol.artifacts.files import folder_or_backup, sha256
-from ohlol.artifacts.manifest import Manifest
+from ohlol.artifacts.manifest import Entry, Manifest
 
 HELLO = "hello"  # the name of the bundle shipped in the package
+MOST_BYTES = 2**31 - 1  # of one file: protobuf, and so ONNX, ends there
+MOST_FACTS = 2**26  # bytes of a manifest; 65,536 characters and as many labels take a twentieth
 
 
 class Layout:
@@ -69,36 +72,71 @@ def open_named(path: str | Path) -> Bundle:
 
 def open_bundle(path: Path) -> Bundle:
     """Read a bundle and check each file's digest. Raises `BundleError`, naming what is wrong."""
-    path = folder_or_backup(path)
-    where = path / Layout.manifest
-    if not path.is_dir():
-        problem = "is not a folder" if path.exists() else "does not exist"
-        raise BundleError(f"{path}: {problem}; expected a bundle made by `ohlol export`")
-    if not where.is_file():
-        hint = ""
-        if (path / "recipe.toml").is_file():
-            hint = f"; it looks like a run: make a bundle of it with `ohlol export {path}`"
-        raise BundleError(f"{path}: has no {Layout.manifest}, so it is not a bundle{hint}")
-    manifest = Manifest.from_json(where.read_bytes(), str(where))
+    try:
+        path = folder_or_backup(path)
+        if not path.is_dir():
+            problem = "is not a folder" if path.exists() else "does not exist"
+            raise BundleError(f"{path}: {problem}; expected a bundle made by `ohlol export`")
+        where = path / Layout.manifest
+        if not where.is_file():
+            hint = ""
+            if (path / "recipe.toml").is_file():
+                hint = f"; it looks like a run: make a bundle of it with `ohlol export {path}`"
+            raise BundleError(f"{path}: has no {Layout.manifest}, so it is not a bundle{hint}")
+    except (OSError, ValueError) as error:  # no rights, a name that cannot be
+        raise BundleError(
+            f"{path}: cannot be read ({error}); expected a bundle made by `ohlol export`"
+        ) from error
+    manifest = Manifest.from_json(read(where, MOST_FACTS), str(where))
     if Layout.onnx not in manifest.files:
         raise BundleError(f"{where}: lists no {Layout.onnx}; the bundle is damaged, export it again")
+    for name in (Layout.half, Layout.int8):
+        if name in manifest.files and not manifest.files[name].measured:
+            raise BundleError(f"{where}: does not say what {name} costs in precision; export it again")
     root = path.resolve()
-    contents: dict[str, bytes] = {}
-    for name, entry in manifest.files.items():
-        file = path / name
-        try:
-            inside = file.resolve().is_relative_to(root)
-            data = file.read_bytes() if inside and file.is_file() else None
-        except (OSError, ValueError, RuntimeError) as error:  # no rights, no name here, a loop of links
-            raise BundleError(f"{file}: cannot be read ({error}); copy or export the bundle again") from error
-        if not inside:
-            raise BundleError(f"{file}: a link that leaves the bundle; refused")
-        if data is None:
-            raise BundleError(f"{file}: missing; the manifest lists it. Copy or export the bundle again")
-        if sha256(data) != entry.sha256:
-            raise BundleError(
-                f"{file}: damaged or changed: its sha256 is {sha256(data)[:12]}…, the manifest says "
-                f"{entry.sha256[:12]}…; copy or export the bundle again"
-            )
-        contents[name] = data
+    contents = {name: _checked(root, path / name, entry) for name, entry in manifest.files.items()}
     return Bundle(path, manifest, contents)
+
+
+def read(file: Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a file, which has at most `most`. Raises `BundleError`."""
+    try:
+        with file.open("rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            data = opened.read(most) if size <= most else b""
+    except (OSError, ValueError, MemoryError) as error:  # no rights, no name here, no room
+        raise BundleError(f"{file}: cannot be read ({error!r}); copy or export it again") from error
+    if size > most:
+        raise BundleError(f"{file}: has {size:,} bytes, expected at most {most:,}; refused")
+    return data
+
+
+def _checked(root: Path, file: Path, entry: Entry) -> bytes:
+    """The bytes of a file inside `root`, looked at only as far as is needed to refuse it."""
+    try:
+        inside, there = file.resolve().is_relative_to(root), file.is_file()
+        size = file.stat().st_size if there else 0
+    except (OSError, ValueError, RuntimeError) as error:  # no rights, no name here, a loop of links
+        raise BundleError(f"{file}: cannot be read ({error}); copy or export the bundle again") from error
+    if not inside:
+        raise BundleError(f"{file}: a link that leaves the bundle; refused")
+    if not there:
+        raise BundleError(f"{file}: missing; the manifest lists it. Copy or export the bundle again")
+    if size != entry.bytes:
+        raise BundleError(
+            f"{file}: damaged or changed: it has {size:,} bytes, the manifest says {entry.bytes:,}; copy or export the "
+            "bundle again"
+        )
+    data = read(file)
+    check_content(data, entry, file)
+    return data
+
+
+def check_content(data: bytes | bytearray, entry: Entry, file: Path) -> None:
+    """Raise `BundleError` where `data` is not what the manifest says of `file`."""
+    found = sha256(data)
+    if found != entry.sha256:
+        raise BundleError(
+            f"{file}: damaged or changed: its sha256 is {found[:12]}…, the manifest says {entry.sha256[:12]}…; copy or "
+            "export the bundle again"
+        )

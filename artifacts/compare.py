@@ -11,7 +11,7 @@ from typing import Any
 
 from ohlol.artifacts.bundle import Layout as BundleLayout
 from ohlol.artifacts.bundle import open_named
-from ohlol.artifacts.describe import parameters, weight_shapes
+from ohlol.artifacts.describe import parameters, printable, weight_shapes
 from ohlol.artifacts.errors import BundleError, CheckpointError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.run import LOWER_IS_BETTER, Layout, checkpoint, is_run, require
@@ -122,11 +122,11 @@ def _row_of_run(folder: Path) -> Row:
             epoch=int(state["epoch"]),
             best_epoch=int(state["best_epoch"]),
             finished=results.is_file(),
-            seconds=state.get("seconds"),
+            seconds=_seconds(state.get("seconds")),
             metrics=_metrics(json.loads(results.read_bytes())) if results.is_file() else {},
             recipe=_flat(recipe, state.get("digests", {})),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{folder}: damaged ({error!r}); train again") from error
 
 
@@ -146,10 +146,14 @@ def _row_of_bundle(path: str) -> Row:
             metrics=_metrics(manifest.metrics),
             recipe=_flat(source.get("recipe", {}), source.get("data", {})),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise BundleError(
             f"{path}: the manifest's facts are not as ohlol writes them ({error!r}); export it again"
         ) from error
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _parameters(manifest: Manifest) -> int:
@@ -197,11 +201,12 @@ def _epochs(row: Row) -> str:
 
 def _short(value: Any) -> str:
     text = NONE if value is None else value if isinstance(value, str) else json.dumps(value)
-    text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[: WIDEST + 1])
+    text = printable(text[: WIDEST + 1])
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    shown = [[printable(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in shown)
     return "\n".join("  ".join(line).rstrip() for line in padded)

@@ -24,7 +24,7 @@ def describe_manifest(manifest: Manifest, files: dict[str, bytes], kind: Kind = 
     """
     try:
         return _manifest_facts(manifest, files, kind)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise BundleError(
             f"the manifest's facts are not as ohlol writes them ({error!r}); export it again"
         ) from error
@@ -83,7 +83,7 @@ def describe_run(folder: Path) -> Facts:
     """The facts of a run folder, with the shape of every weight. Raises `CheckpointError`."""
     try:
         return _run_facts(folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{folder}: damaged ({error!r}); train again") from error
 
 
@@ -106,8 +106,14 @@ def _run_facts(folder: Path) -> Facts:
 
 
 def table(facts: Facts) -> str:
-    width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+    shown = [(printable(name), printable(value)) for name, value in facts]
+    width = max(len(name) for name, _ in shown)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown)
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what has no glyph: a stranger's file shall not steer a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def _network(network: dict[str, Any]) -> str:
@@ -119,9 +125,11 @@ def _network(network: dict[str, Any]) -> str:
 
 
 def _vocabulary(characters: str, form: str, labels: tuple[str, ...]) -> Facts:
-    shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in characters[:60])
     facts = [
-        ("alphabet", f"{len(characters)} characters, {form}: {shown}{'…' if len(characters) > 60 else ''}")
+        (
+            "alphabet",
+            f"{len(characters)} characters, {form}: {characters[:60]}{'…' if len(characters) > 60 else ''}",
+        )
     ]
     if labels:
         more = " …" if len(labels) > 20 else ""

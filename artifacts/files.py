@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ DTYPES = {1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 6: ("int32", 4), 7
 READ = {"float32": np.dtype("<f4"), "int32": np.dtype("<i4")}
 DAMAGED = (IndexError, KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError)
 MOST_AXES = 8  # of a tensor of ours
+MOST_NESTED = 16  # graphs inside graphs
 
 
 @dataclass
@@ -43,10 +45,10 @@ class Summary:
 
 def digest(model: bytes) -> str:
     """sha256 of all of a `ModelProto` but its `metadata_props`. Raises `ValueError` and the like on damage."""
-    sha = hashlib.sha256()
-    for number, start, end, _ in _fields(model):
+    sha, view = hashlib.sha256(), memoryview(model)
+    for number, start, end, _ in _fields(view):
         if number != 14:
-            sha.update(model[start:end])
+            sha.update(view[start:end])
     return sha.hexdigest()
 
 
@@ -59,10 +61,42 @@ def check_digest(model: bytes, metadata: dict[str, str], where: str) -> None:
     except DAMAGED as error:
         raise BundleError(f"{where}: damaged ({error}); copy or export it again") from error
     said = metadata[DIGEST].strip('"')  # JSON, as all our metadata
+    if not re.fullmatch("[0-9a-f]{64}", said):
+        raise BundleError(f"{where}: damaged: its {DIGEST} is {said!r:.80}; copy or export it again")
     if found != said:
         raise BundleError(
             f"{where}: damaged or changed: the sha256 of its graph and weights is {found[:12]}…, its metadata says "
             f"{said[:12]}…; copy or export it again"
+        )
+
+
+def metadata(model: bytes, where: str) -> dict[str, str]:
+    """The `metadata_props`. Raises `BundleError` where they cannot be read, or have a name twice."""
+    found: dict[str, str] = {}
+    try:
+        for number, _, _, content in _fields(model):
+            if number == 14:
+                pair = {key: value for key, _, _, value in _fields(content)}
+                name, text = (pair.get(key, b"").decode("utf-8") for key in (1, 2))
+                if name in found:
+                    raise ValueError(f"{name!r:.60} is there twice")
+                found[name] = text
+    except DAMAGED as error:
+        raise BundleError(
+            f"{where}: not an ONNX file, or its metadata is damaged ({error}); copy or export it again"
+        ) from error
+    return found
+
+
+def check_whole(model: bytes, where: str) -> None:
+    """Raise `BundleError` where a weight is said to stand in another file: a runtime would go and read that."""
+    try:
+        outside = _outside(memoryview(model))
+    except DAMAGED as error:
+        raise BundleError(f"{where}: not an ONNX file, or damaged ({error}); export it again") from error
+    if outside:
+        raise BundleError(
+            f"{where}: a weight of it stands in another file, which an ONNX file of ohlol's never does; refused"
         )
 
 
@@ -72,10 +106,10 @@ def summary(model: bytes, where: str) -> Summary:
     try:
         for number, _, _, content in _fields(model):
             if number == 1:
-                found.ir_version = content
+                found.ir_version = int(content)
             elif number == 8:
                 opset = {key: value for key, _, _, value in _fields(content)}
-                found.opsets[opset.get(1, b"").decode()] = opset[2]
+                found.opsets[opset.get(1, b"").decode()] = int(opset[2])
             elif number == 7:
                 _add_graph(content, found)
     except DAMAGED as error:
@@ -92,7 +126,35 @@ def read_tensor(data: bytes, where: str) -> tuple[str, NDArray[Any]]:
         raise BundleError(f"{where}: not a tensor of float32 or int32 ({error}); export it again") from error
 
 
-def _add_graph(graph: bytes, found: Summary) -> None:
+# Where tensors are in a ModelProto: for each message, its fields that lead on, and what they are.
+LEADS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+
+
+def _outside(data: memoryview, message: str = "model", depth: int = 0) -> bool:
+    """Whether a tensor anywhere in `message` has `external_data` (field 13) or a `data_location` (14) that says so."""
+    if depth > 4 * MOST_NESTED:
+        raise ValueError(f"graphs are nested deeper than {MOST_NESTED}")
+    if message == "tensor":
+        return any(number == 13 or (number == 14 and content) for number, _, _, content in _fields(data))
+    leads = LEADS[message]
+    return any(
+        _outside(content, leads[number], depth + 1)
+        for number, _, _, content in _fields(data)
+        if number in leads
+    )
+
+
+def _add_graph(graph: bytes, found: Summary, depth: int = 0) -> None:
+    if depth > MOST_NESTED:
+        raise ValueError(f"graphs are nested deeper than {MOST_NESTED}")
     for number, _, _, content in _fields(graph):
         if number == 5:
             name, dtype, dims, _ = _tensor(content)
@@ -104,7 +166,7 @@ def _add_graph(graph: bytes, found: Summary) -> None:
                 elif key == 5:
                     for kind, _, _, inner in _fields(value):
                         if kind == 6:
-                            _add_graph(inner, found)
+                            _add_graph(inner, found, depth + 1)
 
 
 def _tensor(data: bytes) -> tuple[str, str, list[int], bytes]:
@@ -124,8 +186,8 @@ def _tensor(data: bytes) -> tuple[str, str, list[int], bytes]:
     return name, DTYPES[kind][0], dims, raw
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int, int, Any]]:
-    """Number, start, end and content (an int, or bytes) of each field of a protobuf message."""
+def _fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int, Any]]:
+    """Number, start, end and content (an int, or a part of `data`) of each field of a protobuf message."""
     at = 0
     while at < len(data):
         start = at
@@ -144,7 +206,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int, Any]]:
         yield number, start, at, content
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]

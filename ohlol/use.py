@@ -150,9 +150,10 @@ def inspect(path: str) -> None:
     if is_run(Path(path)):
         facts = describe.describe_run(Path(path))
     elif Path(path).suffix == ".onnx" and Path(path).is_file():
+        from ohlol.artifacts.bundle import read
         from ohlol.serve.opening import read_manifest
 
-        content = Path(path).read_bytes()
+        content = read(Path(path))
         manifest, kind = read_manifest(content, path)
         facts = describe.describe_file(manifest, kind, Path(path).name, content)
     else:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ohlol.artifacts.bundle import ONNX, Bundle, Layout
 from ohlol.serve import runtimes
+from ohlol.serve.opening import check_file
 
 SIZES = ((1, 1), (1, 64), (32, 64), (256, 64))  # rows and characters of a batch
 ROUNDS = 7  # each runs every file once, so that what else the machine does falls on all of them
@@ -39,6 +40,8 @@ def bench(
 ) -> list[Timing]:
     """Time the files that take whole texts, on the bundle's own characters, drawn at random."""
     files = [name for name, kind in ONNX.items() if kind == "model" and name in bundle.contents]
+    for file in files:
+        check_file(bundle.contents[file], "model", bundle.manifest, str(bundle.path / file))
     runs = {
         (file, runtime): runtimes.run_in(
             runtime, bundle.contents[file], str(bundle.path / file), threads=threads

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named
+from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named, read
 from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
+from ohlol.artifacts.onnx_file import metadata
 from ohlol.serve.answers import ANSWERS, Answers, R, classified
-from ohlol.serve.opening import checked_session, read_manifest
+from ohlol.serve.opening import checked_session
 from ohlol.serve.results import Classified, Labels, Scored, Tagged
 from ohlol.serve.rows import Rows
 from ohlol.serve.runner import LONG, Runner
+from ohlol.serve.runtimes import run
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -125,7 +127,7 @@ class Model(ABC, Generic[R]):
                 f"{codepoints.shape} {codepoints.dtype} and {lengths.shape} {lengths.dtype}"
             )
         names = [tensor.name for tensor in contract.outputs(self.manifest.task)]
-        found = self._session.run(names, {"codepoints": codepoints, "lengths": lengths})
+        found = run(self._session, names, {"codepoints": codepoints, "lengths": lengths})
         return dict(zip(names, found, strict=True))
 
     def answers(self, windows: Iterable[Rows], *, probabilities: bool = False) -> Iterator[Answers[R]]:
@@ -167,10 +169,7 @@ class Model(ABC, Generic[R]):
     def _run(self, text: str, names: list[str]) -> list[NDArray[Any]]:
         points = codepoints(text)
         lengths = np.array([len(points)], dtype=np.int32)
-        outputs: list[NDArray[Any]] = self._session.run(
-            names, {"codepoints": points[None], "lengths": lengths}
-        )
-        return outputs
+        return run(self._session, names, {"codepoints": points[None], "lengths": lengths})
 
 
 class Tagger(Model[Tagged]):
@@ -225,11 +224,19 @@ def load(path: str | Path, *, threads: int = 1, workers: int = 0) -> Model[Any]:
     """See `ohlol.load`."""
     if isinstance(path, Path) or path != HELLO:
         path = Path(path)
-        if path.suffix == ".onnx" and path.is_file():
-            onnx = path.read_bytes()
-            manifest, _ = read_manifest(onnx, str(path))
+        if is_onnx_file(path):
+            onnx = read(path)
+            manifest = Manifest.from_metadata(metadata(onnx, str(path)), str(path))
             return of_file(manifest, onnx, str(path), threads=threads, workers=workers)
     return of_bundle(open_named(path), threads=threads, workers=workers)
+
+
+def is_onnx_file(path: Path) -> bool:
+    """Whether `path` is a single `.onnx` file; what cannot even be looked at is none."""
+    try:
+        return path.suffix == ".onnx" and path.is_file()
+    except OSError:
+        return False
 
 
 def of_bundle(bundle: Bundle, *, threads: int = 1, workers: int = 0) -> Model[Any]:

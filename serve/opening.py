@@ -9,7 +9,7 @@ from ohlol.artifacts.bundle import Layout
 from ohlol.artifacts.contract import Kind
 from ohlol.artifacts.errors import BundleError
 from ohlol.artifacts.manifest import Manifest
-from ohlol.artifacts.onnx_file import check_digest
+from ohlol.artifacts.onnx_file import check_digest, metadata
 from ohlol.serve.runtimes import session
 
 DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32", "tensor(string)": "string"}
@@ -17,20 +17,13 @@ DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32", "tensor(string)"
 
 def read_manifest(onnx: bytes, where: str) -> tuple[Manifest, Kind]:
     """The facts inside an `.onnx` file, checked against its digest, and its kind. Raises `BundleError`."""
+    facts = metadata(onnx, where)
+    manifest = Manifest.from_metadata(facts, where)
+    check_digest(onnx, facts, where)
     opened = session(onnx, where)
-    metadata = _metadata(opened, where)
-    manifest = Manifest.from_metadata(metadata, where)
-    check_digest(onnx, metadata, where)
     names = {tensor.name for tensor in opened.get_inputs()}
     kinds = (kind for kind in contract.KINDS if {t.name for t in contract.inputs(kind)} == names)
     return manifest, next(kinds, "model")
-
-
-def _metadata(session: InferenceSession, where: str) -> dict[str, str]:
-    try:
-        return dict(session.get_modelmeta().custom_metadata_map)
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{where}: its metadata is damaged ({error}); copy or export it again") from error
 
 
 def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
@@ -38,21 +31,19 @@ def check_file(onnx: bytes, kind: Kind, manifest: Manifest, where: str) -> None:
     inside, found = read_manifest(onnx, where)
     if found != kind:
         raise BundleError(f"{where}: it is the {found} file of a bundle, expected {kind}; export it again")
-    for name, value in manifest.facts(kind).items():
-        if inside.facts(kind)[name] != value:
-            raise BundleError(
-                f"{where}: `{name}` differs from the manifest's; copy or export the bundle again"
-            )
+    if name := manifest.differs(inside, kind):
+        raise BundleError(f"{where}: `{name}` differs from the manifest's; copy or export the bundle again")
 
 
 def checked_session(
     onnx: bytes, kind: Kind, manifest: Manifest, where: str, threads: int = 1
 ) -> InferenceSession:
     """A session of a file of `kind`. Raises `BundleError` where its digest, contract or facts are not right."""
+    facts = metadata(onnx, where)
+    check_digest(onnx, facts, where)
     opened = session(onnx, where, threads)
-    check_digest(onnx, _metadata(opened, where), where)
     _check_contract(opened, kind, manifest, where)
-    _check_facts(opened, kind, manifest, where)
+    _check_facts(Manifest.from_metadata(facts, where), kind, manifest, where)
     return opened
 
 
@@ -82,12 +73,10 @@ def _check_contract(session: InferenceSession, file: Kind, manifest: Manifest, w
                 )
 
 
-def _check_facts(session: InferenceSession, kind: Kind, manifest: Manifest, where: str) -> None:
+def _check_facts(inside: Manifest, kind: Kind, manifest: Manifest, where: str) -> None:
     """The facts inside the file must be those of the manifest: no digest covers the manifest itself."""
-    inside = Manifest.from_metadata(_metadata(session, where), where).facts(kind)
-    for name, value in manifest.facts(kind).items():
-        if inside[name] != value:
-            raise BundleError(
-                f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "
-                "changed; copy or export the bundle again"
-            )
+    if name := manifest.differs(inside, kind):
+        raise BundleError(
+            f"{where}: `{name}` differs between the manifest and the model's own metadata, so one of the two was "
+            "changed; copy or export the bundle again"
+        )

@@ -14,7 +14,7 @@ from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.serve.answers import Answers
 from ohlol.serve.rows import Pieces, Rows, join
-from ohlol.serve.runtimes import MOST_THREADS, cpus
+from ohlol.serve.runtimes import MOST_THREADS, cpus, run
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,7 +86,7 @@ class Runner:
         feed = {"codepoints": pieces.of(answers.rows), "lengths": pieces.length.astype(np.int32)}
         many = self._open_batch if 0 < self._many_rows <= len(pieces) else None
         session = many() if many else self._session
-        answers.put(pieces, session.run(list(answers.asks), feed))
+        answers.put(pieces, run(session, answers.asks, feed))
 
     def _in_chunks(self, piece: Pieces, answers: Answers[Any]) -> None:
         """A long row, piece by piece, with the state carried from one to the next."""
@@ -100,5 +100,5 @@ class Runner:
             chunk = chunks[np.array([k])]
             start = int(chunk.start[0])
             points = answers.rows.points[None, start : start + int(chunk.length[0])]
-            *outputs, state = session.run(names, {"codepoints": points, "state": state})
+            *outputs, state = run(session, names, {"codepoints": points, "state": state})
             answers.put(chunk, outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ohlol.artifacts.errors import BundleError, InputError, OhlolError
+from ohlol.artifacts.onnx_file import check_whole
 
 # Inputs by name to outputs by name.
 Run = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
@@ -61,6 +62,7 @@ def run_in(runtime: str, onnx: bytes, where: str, *, threads: int = 1) -> Run:
         raise OhlolError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
     if not find_spec(runtime):
         raise OhlolError(f"runtime {runtime!r} is not installed: pip install {runtime}")
+    check_whole(onnx, where)
     return (_in_openvino if runtime == "openvino" else _in_onnxruntime)(onnx, where, threads)
 
 
@@ -68,21 +70,39 @@ def session(onnx: bytes, where: str, threads: int = 1) -> onnxruntime.InferenceS
     """A session of ONNX Runtime. Raises `BundleError` where it cannot open the file."""
     if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MOST_THREADS}")
+    check_whole(onnx, where)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors come as exceptions; its warnings are not for our users
+    options.log_severity_level = 4  # errors come as exceptions; its warnings are not for our users
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        # With a fallback, it would print to stdout, where answers go.
+        opened = onnxruntime.InferenceSession(
+            onnx, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        for tensor in (*opened.get_inputs(), *opened.get_outputs()):
+            _ = tensor.name, tensor.type, tensor.shape  # raises where one is no text
+        return opened
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise _cannot_open(f"ONNX Runtime {onnxruntime.__version__}", where, error) from error
+
+
+def run(
+    opened: onnxruntime.InferenceSession, names: Sequence[str], feed: dict[str, NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """The outputs `names`. Raises `BundleError` where the file cannot answer what its contract allows."""
+    try:
+        answers: list[NDArray[Any]] = opened.run(names, feed)
+    except Exception as error:
+        raise _cannot_answer(f"ONNX Runtime {onnxruntime.__version__}", error) from error
+    return answers
 
 
 def _in_onnxruntime(onnx: bytes, where: str, threads: int) -> Run:
     opened = session(onnx, where, threads)
     names = [output.name for output in opened.get_outputs()]
-    return lambda feed: dict(zip(names, opened.run(names, feed), strict=True))
+    return lambda feed: dict(zip(names, run(opened, names, feed), strict=True))
 
 
 def _in_openvino(onnx: bytes, where: str, threads: int) -> Run:
@@ -98,7 +118,10 @@ def _in_openvino(onnx: bytes, where: str, threads: int) -> Run:
     outputs = [list(output.names) for output in compiled.outputs]  # an output may have several names there
 
     def run(feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        request.infer(feed)
+        try:
+            request.infer(feed)
+        except Exception as error:
+            raise _cannot_answer(f"OpenVINO {runtime_version('openvino')}", error) from error
         return {
             name: request.get_output_tensor(k).data.copy()
             for k, names in enumerate(outputs)
@@ -109,5 +132,12 @@ def _in_openvino(onnx: bytes, where: str, threads: int) -> Run:
 
 
 def _cannot_open(runtime: str, where: str, error: Exception) -> BundleError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return BundleError(f"{where}: {runtime} cannot open it ({reason}); export it again")
+    return BundleError(f"{where}: {runtime} cannot open it ({_reason(error)}); export it again")
+
+
+def _cannot_answer(runtime: str, error: Exception) -> BundleError:
+    return BundleError(f"{runtime} cannot run the model ({_reason(error)}); it is damaged, export it again")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

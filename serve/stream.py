@@ -24,6 +24,7 @@ from ohlol.serve.opening import checked_session, read_manifest
 from ohlol.serve.piecewise import ANSWERS, Answer
 from ohlol.serve.results import Labels
 from ohlol.serve.runner import CHARACTERS
+from ohlol.serve.runtimes import run
 from ohlol.serve.state import State
 
 NUMBERS = 2**20  # in one output of a call: 4 MB
@@ -130,9 +131,8 @@ class StreamFile(Generic[R]):
 
         B and T must be at least 1.
         """
-        *found, hidden = self.session.run(
-            [*outputs, "next_state"], {"codepoints": points, "state": np.ascontiguousarray(hidden)}
-        )
+        feed = {"codepoints": points, "state": np.ascontiguousarray(hidden)}
+        *found, hidden = run(self.session, [*outputs, "next_state"], feed)
         return found, hidden
 
     def feed_all(self, pieces: Iterable[tuple[Stream[R], str]], *, end: bool = False) -> list[R]:

@@ -43,11 +43,26 @@ def verify(path: str | Path, use: Sequence[str] = ("onnxruntime",)) -> Proof:
             run = runtimes.run_in(runtime, bundle.contents[name], str(bundle.path / name))
             answer, names = replay.answer(kind, run, manifest), replay.names(kind, manifest)
             rows += [
-                compare(name, runtime, case, answer(case), expected, names, tolerance)
+                compare(
+                    name,
+                    runtime,
+                    case,
+                    _answered(answer, case, f"{bundle.path / name}"),
+                    expected,
+                    names,
+                    tolerance,
+                )
                 for case, expected in cases
             ]
     used = dict.fromkeys([*(row.runtime for row in rows), "numpy"])
     return Proof(ORACLE, rows, {name: runtimes.runtime_version(name) for name in used})
+
+
+def _answered(answer: replay.Answer, case: Case, where: str) -> Arrays:
+    try:
+        return answer(case)
+    except (BundleError, LookupError, TypeError, ValueError) as error:  # what no file of the contract answers
+        raise BundleError(f"{where}: cannot answer {case.name} ({error!s:.200}); export it again") from error
 
 
 def _test_data(bundle: Bundle, prefix: str) -> list[tuple[Case, Arrays]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import unicodedata
 from collections import Counter
 
@@ -19,6 +21,7 @@ from ohlol.artifacts.alphabet import (
     Alphabet,
     Form,
     codepoints,
+    normalise,
 )
 from ohlol.artifacts.errors import OhlolError
 
@@ -126,3 +129,40 @@ def test_alphabet_refuses(characters: str, form: Form, reason: str) -> None:
     """An alphabet that two doors would read differently is not made."""
     with pytest.raises(OhlolError, match=reason):
         Alphabet(characters, form)
+
+
+# What is a mark, or becomes one when it is taken apart, and what stands between runs of them.
+MARKS = [
+    c
+    for c in map(chr, range(0x300, 0x1F000))
+    if any(map(unicodedata.combining, unicodedata.normalize("NFKD", c)))
+]
+floods = st.tuples(
+    st.lists(st.sampled_from([*MARKS, *"ae\xe9한日が\ud800"]), min_size=1, max_size=12).map("".join),
+    st.integers(1, 90),
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(parts=st.lists(floods, max_size=4))
+def test_floods_of_marks_are_normalised_as_unicode_says(form: Form, parts: list[tuple[str, int]]) -> None:
+    """Long runs are put into order by us, before Python would: the result is the same to the character."""
+    text = "".join(part * times for part, times in parts)
+    assert normalise(text, form) == (text if form == "none" else unicodedata.normalize(form, text))
+
+
+def test_every_character_is_normalised_as_unicode_says() -> None:
+    """All that Unicode has given a meaning, in one text, by every form."""
+    text = "".join(map(chr, range(0x30000)))
+    for form in FORMS[:-1]:
+        assert normalise(text, form) == unicodedata.normalize(form, text)
+
+
+def test_a_million_marks() -> None:
+    """Python's own normalisation takes the square of their number, an hour for these; the limit is a net."""
+    code = r"""
+from ohlol.artifacts.alphabet import normalise
+text = "e" + "\u0301\u0323\u0f73" * 333_333
+assert len(normalise(text, "NFC")) > 1_000_000 - 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

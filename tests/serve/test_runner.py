@@ -9,7 +9,7 @@ import pytest
 
 import ohlol
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.errors import InputError
+from ohlol.artifacts.errors import BundleError, InputError
 from ohlol.serve import runner
 from ohlol.serve.rows import Rows
 from ohlol.serve.runtimes import _quota, cpus
@@ -97,7 +97,7 @@ def test_an_error_in_a_thread_is_the_callers(monkeypatch):
             raise RuntimeError("the runtime failed")
 
     model._runner._session = Broken()
-    with pytest.raises(RuntimeError, match="the runtime failed"):
+    with pytest.raises(BundleError, match="the runtime failed"):
         model(["hello"] * 100)
 
 

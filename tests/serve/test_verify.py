@@ -62,7 +62,7 @@ def test_a_file_of_lower_precision_is_held_to_its_own_data(golden, tmp_path):
     for other in (Layout.onnx, Layout.int8):  # another file of the same network in its place, digest and all
         content = (folder / other).read_bytes()
         (folder / Layout.half).write_bytes(content)
-        manifest["files"][Layout.half]["sha256"] = sha256(content)
+        manifest["files"][Layout.half] |= {"sha256": sha256(content), "bytes": len(content)}
         (folder / Layout.manifest).write_text(json.dumps(manifest), encoding="utf-8")
         assert {row.file for row in verify(folder).rows if not row.passed} == {Layout.half}
 
@@ -104,7 +104,7 @@ def resealed(golden, tmp_path, name, change):
     content = change((folder / name).read_bytes())
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / Layout.manifest).read_text(encoding="utf-8"))
-    manifest["files"][name]["sha256"] = sha256(content)
+    manifest["files"][name] |= {"sha256": sha256(content), "bytes": len(content)}
     (folder / Layout.manifest).write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
