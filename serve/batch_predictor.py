@@ -130,8 +130,10 @@ class BatchPredictor:
             return batch.assign(**self._columns(batch[self.column], batch.index))
         if pyarrow and isinstance(batch, pyarrow.Table):
             self._check_columns(batch.column_names)
+            types = self.arrow_types()  # guessed from the values, those of two batches might differ
             for name, values in self.answers(batch[self.column].to_pylist()).items():
-                batch = batch.append_column(name, self._arrow(pyarrow, name, values))
+                pairs = [list(value.items()) if isinstance(value, dict) else value for value in values]
+                batch = batch.append_column(name, pyarrow.array(pairs, types[name]))
             return batch
         raise InputError(
             f"a batch is a dict of arrays, a pandas DataFrame or Series, a pyarrow Table or a list of str; found "
@@ -190,21 +192,21 @@ class BatchPredictor:
     def _is_number(self, name: str) -> bool:
         return name.removeprefix(self.prefix) in NUMBERS
 
-    def _arrow(self, pa: Any, name: str, values: list[Any]) -> Any:
-        """A column for Arrow, its type that of every batch: guessed from the values, two batches might differ."""
+    def arrow_types(self) -> dict[str, Any]:
+        """The `pyarrow.DataType` of each column that is added, for writers that cannot guess it (Dask's `to_parquet`)."""
+        import pyarrow as pa
+
         strings = pa.list_(pa.string())
         types = {
             "labels": strings, "words": strings, "sentences": strings,
             "spans": pa.list_(pa.list_(pa.int64())), "label": pa.string(), "next": pa.string(),
             **dict.fromkeys(NUMBERS, pa.float64()),
         }  # fmt: skip
-        name = name.removeprefix(self.prefix)
-        if name != "probabilities":
-            return pa.array(values, types[name])
-        if self.model.manifest.task == "tag":
-            return pa.array(values, pa.list_(pa.float64()))
-        pairs = [None if value is None else list(value.items()) for value in values]
-        return pa.array(pairs, pa.map_(pa.string(), pa.float64()))
+        one_a_character = self.model.manifest.task == "tag"
+        types["probabilities"] = (
+            pa.list_(pa.float64()) if one_a_character else pa.map_(pa.string(), pa.float64())
+        )
+        return {name: types[name.removeprefix(self.prefix)] for name in self.names}
 
 
 def _read(path: str) -> _Files:

@@ -64,7 +64,7 @@ def model(bundle: Bundle, python: str) -> dict[str, Any]:
                 "providers": ["CPUExecutionProvider"],
             },
         },
-        "metadata": {"ohlol_version": __version__, "task": bundle.manifest.task},
+        "metadata": {"ohlol_version": __version__, "ohlol_task": bundle.manifest.task},
         "saved_input_example_info": {
             "artifact_path": "input_example.json",
             "serving_input_path": "serving_input_example.json",
