@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ohlol
@@ -38,9 +38,10 @@ def by_pieces(predictor, source, folder, size, on_error="stop"):
     return back, "".join((folder / piece.part("jsonl")).read_text(encoding="utf-8") for piece in pieces)
 
 
+@settings(max_examples=20)  # each writes, and syncs, a part for every few bytes
 @given(
     texts=st.lists(st.text(alphabet="hełl\u2028\r 田", max_size=6), min_size=1, max_size=8),
-    size=st.integers(1, 90),
+    size=st.integers(3, 90),
     crlf=st.booleans(),
     last=st.booleans(),
 )
