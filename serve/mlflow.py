@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from importlib.metadata import version
 from typing import Any
 
-from ohlol import __version__
 from ohlol.artifacts.bundle import Bundle, Layout
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
@@ -29,7 +29,7 @@ ANSWERS: dict[str, dict[str, dict[str, Any]]] = {  # the columns of a prediction
 def folder(bundle: Bundle) -> dict[str, bytes]:
     """The files by name. There is no date and no id among them: the same bundle gives the same folder."""
     python = platform.python_version()
-    needs = ["mlflow", f"ohlol=={__version__}"]
+    needs = ["mlflow", f"ohlol=={version('ohlol')}"]
     texts = ["hello", bundle.manifest.alphabet.characters[:8]]
     pip = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
     conda = {"channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": needs}]}
@@ -64,7 +64,7 @@ def model(bundle: Bundle, python: str) -> dict[str, Any]:
                 "providers": ["CPUExecutionProvider"],
             },
         },
-        "metadata": {"ohlol_version": __version__, "ohlol_task": bundle.manifest.task},
+        "metadata": {"ohlol_version": version("ohlol"), "ohlol_task": bundle.manifest.task},
         "saved_input_example_info": {
             "artifact_path": "input_example.json",
             "serving_input_path": "serving_input_example.json",
