@@ -13,7 +13,12 @@ from ohlol.artifacts.errors import OhlolError
 
 # What no command of serving needs, and the extra that brings it.
 TRAIN = ("torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w", "filelock", "matplotlib", "jinja2")
-EXTRAS = {**dict.fromkeys(TRAIN, "train"), "tensorboard": "tensorboard"}
+EXTRAS = {
+    **dict.fromkeys(TRAIN, "train"),
+    "tensorboard": "tensorboard",
+    "pyarrow": "parquet",
+    "ray": "ray",
+}
 
 
 # The module of each command. It is imported when the command is called: `ohlol predict` pays for itself alone.

@@ -59,7 +59,7 @@ def demo(output: Path | None) -> None:
 
 
 @click.command()
-@click.argument("run", type=PATH, required=False)
+@click.argument("run", type=PATH, required=False, metavar="[RUN|BUNDLE]")
 @click.option(
     "-o",
     "--output",
@@ -82,6 +82,12 @@ def demo(output: Path | None) -> None:
 @click.option(
     "--unknown", type=click.IntRange(0), metavar="ID", help="Of --state-dict: its id for the unknown."
 )
+@click.option(
+    "--triton", type=PATH, metavar="DIR", help="Into a model repository of Triton Inference Server too."
+)
+@click.option("--hf", type=PATH, metavar="DIR", help="As a folder for the Hugging Face Hub too.")
+@click.option("--mlflow", type=PATH, metavar="DIR", help="As a model of MLflow too.")
+@click.option("--name", help="The model's name there. [default: that of RUN]")
 def export(
     run: Path | None,
     output: Path | None,
@@ -91,13 +97,25 @@ def export(
     weights: Path | None,
     recipe: Path | None,
     unknown: int | None,
+    name: str | None,
+    **places: Path | None,
 ) -> None:
     """Export RUN to a bundle and prove each file against PyTorch.
 
     In place of RUN, --state-dict and --recipe export weights that were trained elsewhere: docs/adopt.md.
 
     Where a file does not answer as PyTorch does, nothing is written and the exit code is 1.
+
+    --triton, --hf and --mlflow write what those expect, from the bundle: docs/places.md. Of a BUNDLE that
+    is there already, they alone are written.
     """
+    wanted = {place: folder for place, folder in places.items() if folder}
+    if name and not wanted:
+        raise click.UsageError("--name goes with --triton, --hf or --mlflow")
+    if run is not None and weights is None and _is_bundle(run):
+        _check_alone(run, wanted)
+        _write_places(run, wanted, name)
+        return
     if (run is None) == (weights is None):
         raise click.UsageError("give RUN, or --state-dict FILE with --recipe RECIPE, not both")
     if weights is None and (recipe or unknown is not None):
@@ -114,13 +132,41 @@ def export(
         files = chosen(names)
     except OhlolError as error:
         raise click.BadParameter(str(error), param_hint="--formats") from error
+    from ohlol.serve import places as elsewhere
+
+    bundle = output or (run or cast(Path, weights).parent) / "bundle"
+    for place, folder in wanted.items():  # before the work, which takes minutes
+        elsewhere.check(place, folder, name or elsewhere.name_of(bundle))
     with _run_of(run, weights, recipe, unknown) as folder:
-        bundle = output or (run or cast(Path, weights).parent) / "bundle"
         exported = export_run(folder, bundle, files, checkpoint, data)
     click.echo(exported.proof.table(), err=True)
     for name, reason in exported.left_out.items():
         click.echo(f"left out: {name}: {reason}", err=True)
     click.echo(f"proved; {bundle} holds the bundle. Next: ohlol predict {bundle} TEXT", err=True)
+    _write_places(bundle, wanted, name)
+
+
+def _is_bundle(path: Path) -> bool:
+    from ohlol.artifacts.bundle import HELLO, Layout
+
+    return str(path) == HELLO or (path / Layout.manifest).is_file()
+
+
+def _check_alone(bundle: Path, wanted: dict[str, Path]) -> None:
+    """Of a bundle nothing is exported again, so what says how has no place."""
+    if not wanted:
+        raise click.UsageError(f"{bundle} is a bundle already; say where it goes: --triton, --hf or --mlflow")
+    for option in ("output", "formats", "checkpoint", "data", "recipe", "unknown"):
+        if click.get_current_context().get_parameter_source(option) != click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{option} goes with RUN; {bundle} is a bundle already")
+
+
+def _write_places(bundle: Path, wanted: dict[str, Path], name: str | None) -> None:
+    from ohlol.serve.places import write
+
+    for place, folder in wanted.items():
+        for written in write(str(bundle), place, folder, name):
+            click.echo(f"{written} holds the model as --{place} has it", err=True)
 
 
 @contextmanager

@@ -90,9 +90,15 @@ def bench(bundle: str, peers: bool, threads: int) -> None:
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads inside a batch."
 )
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="ray: -i names shards (.jsonl, .parquet; a file, folder or glob), -o a new folder.",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), help="Of ray. [default: as the CPUs allow]")
 def predict(
     model: str, texts: tuple[str, ...], source: Path | None, output: Path | None, form: str | None,
     input_format: str | None, field: str, as_: str, probabilities: bool, prefix: str, on_error: str, threads: int,
+    engine: str, workers: int | None,
 ) -> None:  # fmt: skip
     """Answer texts, one line each, in order.
 
@@ -106,9 +112,24 @@ def predict(
 
     if texts and source:
         raise click.UsageError("give TEXT or -i FILE, not both")
+    if workers and engine != "ray":
+        raise click.UsageError("--workers goes with --engine ray")
     loaded = ohlol.load(model, threads=threads)
     if as_ != "labels" and loaded.manifest.label_scheme is None:
         raise click.UsageError(f"--as {as_}: the labels of {model} do not mark words")
+    if engine == "ray":
+        if source is None or output is None:
+            raise click.UsageError("--engine ray needs -i SHARDS and -o DIR")
+        if form or input_format:
+            raise click.UsageError("--engine ray writes the form it reads; leave the formats to the names")
+        options: dict[str, Any] = {
+            "column": field,
+            "as_": as_,
+            "probabilities": probabilities,
+            "prefix": prefix,
+        }
+        _predict_shards(model, source, output, workers, on_error, threads=threads, **options)
+        return
     skipped = 0
 
     def skip(error: InputError) -> None:
@@ -128,7 +149,7 @@ def predict(
         if at_once:
             click.echo("one text a line, Ctrl-D ends:", err=True)
         form = format_of(str(output) if output else None, form)
-        options: dict[str, Any] = {
+        options = {
             "field": field,
             "probabilities": probabilities,
             "as_": as_,
@@ -138,6 +159,22 @@ def predict(
             write(loaded, inputs, out, form, at_once=at_once, **options)
     if skipped:
         click.echo(f"{skipped} line(s) could not be read and were skipped", err=True)
+
+
+def _predict_shards(
+    model: str, source: Path, output: Path, workers: int | None, on_error: Any, **options: Any
+) -> None:
+    from ohlol.serve.batch_predictor import BatchPredictor
+    from ohlol.serve.ray_engine import predict_shards
+
+    predictor = BatchPredictor(model, **options)
+    done = predict_shards(
+        predictor, source, output, workers=workers, on_error=on_error,
+        tell=lambda line: click.echo(line, err=True),
+    )  # fmt: skip
+    if done.skipped:
+        click.echo(f"{done.skipped} line(s) could not be read and were skipped", err=True)
+    click.echo(f"{output} holds {done.rows:,} rows in {done.pieces} part(s)", err=True)
 
 
 @click.command()

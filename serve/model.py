@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -47,9 +47,15 @@ class Model(ABC, Generic[R]):
     """
 
     def __init__(
-        self, manifest: Manifest, files: dict[str, bytes], where: str, *, threads: int = 1, workers: int = 0
+        self,
+        manifest: Manifest,
+        files: Mapping[str, bytes],
+        where: str,
+        *,
+        threads: int = 1,
+        workers: int = 0,
     ) -> None:
-        """`files` are those of a bundle, by name: `model.onnx`, and of the others those that are there."""
+        """See `of_files`."""
         self.manifest = manifest
         self.labels = Labels(manifest.labels, manifest.label_scheme)
         self._session = checked_session(files[Layout.onnx], "model", manifest, where, threads)
@@ -241,14 +247,20 @@ def is_onnx_file(path: Path) -> bool:
 
 def of_bundle(bundle: Bundle, *, threads: int = 1, workers: int = 0) -> Model[Any]:
     """The model of a bundle that is open."""
-    return TASKS[bundle.manifest.task](
-        bundle.manifest, bundle.contents, str(bundle.path / Layout.onnx), threads=threads, workers=workers
-    )
+    where = str(bundle.path / Layout.onnx)
+    return of_files(bundle.manifest, bundle.contents, where, threads=threads, workers=workers)
 
 
 def of_file(manifest: Manifest, onnx: bytes, where: str, *, threads: int = 1, workers: int = 0) -> Model[Any]:
     """The model of the bytes of a file that takes whole texts."""
-    return TASKS[manifest.task](manifest, {Layout.onnx: onnx}, where, threads=threads, workers=workers)
+    return of_files(manifest, {Layout.onnx: onnx}, where, threads=threads, workers=workers)
+
+
+def of_files(
+    manifest: Manifest, files: Mapping[str, bytes], where: str, *, threads: int = 1, workers: int = 0
+) -> Model[Any]:
+    """The model of a bundle's files, by name: `model.onnx`, and of the others those that are there."""
+    return TASKS[manifest.task](manifest, files, where, threads=threads, workers=workers)
 
 
 def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:

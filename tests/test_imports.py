@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "artifacts": {"artifacts", "numpy"},
-    "serve": {"artifacts", "serve", "numpy", "onnxruntime"},
+    "serve": {"artifacts", "serve", "numpy", "onnxruntime", "pyarrow", "ray"},
     "train": {
         *("artifacts", "train", "numpy", "torch", "safetensors", "pydantic", "rich", "tomli_w", "filelock"),
         *("matplotlib", "jinja2"),

@@ -1,0 +1,185 @@
+"""The pieces that `--engine ray` cuts shards into, and a worker's part of each, without Ray: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ohlol
+from ohlol.artifacts.errors import InputError
+from ohlol.cli import main
+from ohlol.serve import BatchPredictor
+from ohlol.serve.ray_engine import Piece, Worker, cut, shards
+
+
+def work(worker, piece):
+    """What an actor is given and gives back: Ray's numpy batch of one row."""
+    back = worker({name: np.array([value]) for name, value in asdict(piece).items()})
+    return {name: values[0] for name, values in back.items()}
+
+
+def by_pieces(predictor, source, folder, size, on_error="stop"):
+    """A JSON lines file cut every `size` bytes, answered piece by piece, and the parts put together."""
+    folder.mkdir()
+    worker = Worker(predictor, str(folder), "jsonl", on_error)
+    end = source.stat().st_size
+    pieces = [
+        Piece(number, str(source), start, min(start + size, end))
+        for number, start in enumerate(range(0, end, size))
+    ]
+    back = [work(worker, piece) for piece in pieces]
+    return back, "".join((folder / piece.part("jsonl")).read_text(encoding="utf-8") for piece in pieces)
+
+
+@settings(max_examples=20)  # each writes, and syncs, a part for every few bytes
+@given(
+    texts=st.lists(st.text(alphabet="hełl\u2028\r 田", max_size=6), min_size=1, max_size=8),
+    size=st.integers(3, 90),
+    crlf=st.booleans(),
+    last=st.booleans(),
+)
+def test_however_it_is_cut_the_parts_are_what_one_process_writes(tmp_path_factory, texts, size, crlf, last):
+    """A line belongs to the piece in which it begins: short pieces, long lines, CRLF, no newline at the end, U+2028."""
+    folder = tmp_path_factory.mktemp("cut")
+    source = folder / "in.jsonl"
+    lines = [json.dumps({"n": n, "text": text}, ensure_ascii=False) for n, text in enumerate(texts)]
+    end = "\r\n" if crlf else "\n"
+    source.write_bytes((end.join(lines) + (end if last else "")).encode())
+    back, parts = by_pieces(BatchPredictor("hello"), source, folder / "out", size)
+    command = ["predict", "hello", "-i", str(source), "--format", "jsonl"]
+    assert parts == CliRunner().invoke(main, command).stdout
+    assert len(texts) == sum(row["rows"] for row in back)
+    assert {""} == {row["error"] for row in back}
+
+
+def test_a_line_that_cannot_be_read_is_found_by_its_message(tmp_path):
+    """Lines are counted from a byte that the message names, since no worker has read what is before."""
+    source = tmp_path / "in.jsonl"
+    lines = [b'{"text": "hello"}\n'] * 40
+    lines[33] = b"oops\n"
+    source.write_bytes(b"".join(lines))
+    back, _ = by_pieces(BatchPredictor("hello"), source, tmp_path / "skipped", 250, "skip")
+    assert [row["skipped"] for row in back] == [0, 0, 1]
+    (message,) = json.loads(back[2]["told"])
+    where, _, _ = message.partition(": not JSON")
+    byte, line = where.rpartition("from byte ")[2].split(":")
+    assert source.read_bytes()[int(byte) - 1 :].splitlines()[int(line) - 1] == b"oops"
+    assert sum(row["rows"] for row in back) == 39
+    worker = Worker(BatchPredictor("hello"), str(tmp_path / "skipped"), "jsonl", "stop")
+    assert "not JSON" in work(worker, Piece(9, str(source), 500, 715))["error"]
+    assert not (tmp_path / "skipped" / "part-000009.jsonl").exists(), "a part is whole or not there"
+
+
+def test_a_piece_done_again_is_the_same_part(tmp_path):
+    """What happens where a worker was killed: the second one writes over what the first left, and leaves no more files."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "hello"}\n')
+    worker = Worker(BatchPredictor("hello"), str(tmp_path), "jsonl", "stop")
+    piece = Piece(0, str(source), 0, 18)
+    first = [work(worker, piece), (tmp_path / piece.part("jsonl")).read_bytes()]
+    assert first == [work(worker, piece), (tmp_path / piece.part("jsonl")).read_bytes()]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "part-000000.jsonl"]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 5 << 20), min_size=1, max_size=4),
+    workers=st.integers(1, 200),
+)
+def test_the_pieces_cover_every_byte_once(tmp_path_factory, sizes, workers):
+    """Numbered in the order of the files and of the bytes; none is empty, but where everything is."""
+    folder = tmp_path_factory.mktemp("sizes")
+    for number, size in enumerate(sizes):
+        with (folder / f"{number}.jsonl").open("wb") as file:
+            file.truncate(size)
+    files, form = shards(folder)
+    pieces = cut(files, form, workers)
+    assert list(range(len(pieces))) == [piece.number for piece in pieces]
+    if not sum(sizes):
+        assert [Piece(0, str(files[0]), 0, 0)] == pieces
+        return
+    covered = {str(file): 0 for file in files}
+    for piece in pieces:
+        assert covered[piece.path] == piece.start < piece.stop
+        covered[piece.path] = piece.stop
+    assert sizes == list(covered.values())
+    assert sorted(piece.path for piece in pieces) == [piece.path for piece in pieces]
+
+
+def test_parquet_in_pieces_of_row_groups(tmp_path, golden):
+    """Rows, types and other columns stay; the answers' columns follow, nulls have null answers."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    texts = ["Rossi", None, "", "田中", "Müller"] * 20
+    table = pa.table(
+        {
+            "id": pa.array(range(100), pa.int16()),
+            "text": pa.array(texts, pa.large_string()),
+            "day": pa.array([None] * 100, pa.date32()),
+        }
+    )
+    source = tmp_path / "in.parquet"
+    pq.write_table(table, source, row_group_size=30)
+    predictor = BatchPredictor(golden / "classify")
+    worker = Worker(predictor, str(tmp_path), "parquet", "stop")
+    pieces = [Piece(0, str(source), 0, 1), Piece(1, str(source), 1, 4), Piece(2, str(source), 0, 0)]
+    assert [work(worker, piece)["rows"] for piece in pieces] == [30, 70, 0]
+    parts = [pq.read_table(tmp_path / piece.part("parquet")) for piece in pieces]
+    model = ohlol.load(golden / "classify")
+    labels = pa.array([None if text is None else model(text).label for text in texts], pa.string())
+    assert pa.concat_tables(parts).equals(table.append_column("label", labels))
+    assert [Piece(0, str(source), 0, 4)] == cut([source], "parquet", 2), (
+        "row groups of few bytes share a piece"
+    )
+
+
+def test_shards_that_are_refused(tmp_path):
+    """Nothing is left out in silence: a compressed shard, a folder in the folder, two forms, nothing at all."""
+    (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
+    for hidden in ("_SUCCESS", ".a.jsonl.crc"):  # what Spark leaves beside
+        (tmp_path / hidden).write_text("")
+    assert ([tmp_path / "a.jsonl"], "jsonl") == shards(tmp_path)
+    assert ([tmp_path / "a.jsonl"], "jsonl") == shards(f"{tmp_path}/*.jsonl")
+    with pytest.raises(InputError, match="nothing there"):
+        shards(tmp_path / "*.parquet")
+    for odd in ("b.jsonl.gz", "README.md"):
+        (tmp_path / odd).write_text("")
+        with pytest.raises(InputError, match=f"{odd}: expected a file that ends in"):
+            shards(tmp_path)
+        (tmp_path / odd).unlink()
+    (tmp_path / "day=1").mkdir()
+    with pytest.raises(InputError, match="day=1: expected a file"):
+        shards(tmp_path)
+    (tmp_path / "day=1").rmdir()
+    (tmp_path / "b.parquet").write_text("")
+    with pytest.raises(InputError, match="JSON lines and Parquet"):
+        shards(tmp_path)
+
+
+def test_the_command_says_what_it_needs(tmp_path):
+    """Wrong usage is 2, and told before anything starts."""
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "hello"}\n')
+    out = str(tmp_path / "out")
+    for arguments, message in (
+        (["--engine", "ray", "-i", str(source)], "needs -i SHARDS and -o DIR"),
+        (["--engine", "ray", "-o", out], "needs -i SHARDS and -o DIR"),
+        (["--engine", "ray", "-i", str(source), "-o", out, "--format", "csv"], "writes the form it reads"),
+        (["--engine", "ray", "-i", str(source), "-o", out, "--as", "words"], "do not mark words"),
+        (["--workers", "2", "hello"], "--workers goes with --engine ray"),
+    ):
+        result = CliRunner().invoke(main, ["predict", "hello", *arguments])
+        assert result.exit_code == 2
+        assert message in result.stderr
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept")
+    result = CliRunner().invoke(main, ["predict", "hello", "--engine", "ray", "-i", str(source), "-o", out])
+    assert result.exit_code == 1
+    assert "is there already and stays as it is" in result.stderr
+    assert [file.name for file in Path(out).iterdir()] == ["mine"]
