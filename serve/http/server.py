@@ -81,7 +81,7 @@ class _Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _give_up(self) -> None:
-        if self._idle():  # else the app has a request, and limits of its own
+        if self._idle() or self.flow.write_paused:  # else the app has a request, and limits of its own
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:

@@ -105,8 +105,34 @@ class Process:
 
 
 @pytest.fixture
-def connect():
-    return Client.open
+def opened():
+    return []
+
+
+@pytest.fixture
+def connect(opened):
+    """Open a client to a port."""
+
+    async def open_one(port):
+        opened.append(await Client.open(port))
+        return opened[-1]
+
+    return open_one
+
+
+@pytest.fixture
+def run(opened):
+    """What a coroutine returns; its clients are closed with it."""
+
+    async def closing(main):
+        try:
+            return await asyncio.wait_for(main, 2 * PATIENCE)
+        finally:
+            for client in opened:
+                client.close()
+            await asyncio.sleep(0)
+
+    return lambda main: asyncio.run(closing(main))
 
 
 @pytest.fixture

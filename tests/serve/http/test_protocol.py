@@ -35,8 +35,27 @@ LENGTHS = {"name": "lengths", "datatype": "INT32", "shape": [1], "data": [2]}
 POINTS = {"name": "codepoints", "datatype": "INT32", "shape": [1, 2], "data": [104, 101]}
 # What json makes of anything at all; names of the protocol are among the strings, so that some go far.
 WORDS = st.sampled_from(
-    ["inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "binary_data_size", "codepoints"]
-    + ["lengths", "text", "INT32", "BYTES", "binary_data_output", "labels", "texts", "model", "hello", "as"]
+    [
+        "inputs",
+        "outputs",
+        "name",
+        "shape",
+        "datatype",
+        "data",
+        "parameters",
+        "binary_data_size",
+        "codepoints",
+        "lengths",
+        "text",
+        "INT32",
+        "BYTES",
+        "binary_data_output",
+        "labels",
+        "texts",
+        "model",
+        "hello",
+        "as",
+    ]
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | WORDS,
