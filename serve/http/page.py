@@ -19,7 +19,7 @@ def _digest(tag: str) -> str:
 HEADERS = {
     "content-type": "text/html; charset=utf-8",
     "content-security-policy": f"default-src 'none'; script-src {_digest('script')}; style-src {_digest('style')}; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
