@@ -1,17 +1,12 @@
 """`ohlol serve` beside a plain FastAPI + onnxruntime endpoint, in one run, with every answer compared.
 
     python benchmarks/server.py [BUNDLE] [--texts FILE] [--rounds 5] [--seconds 4] [--clients 1 8 64] > server.md
-    python benchmarks/server.py [BUNDLE] --soak 3600
 
 The endpoint is what one writes in ten minutes (`--peer` below): pydantic reads the body, one `session.run` of
 ONNX Runtime with its default threads answers it. Both servers are uvicorn with h11. The clients are another process, which
 sends requests made beforehand over connections that stay open and looks at the answers only after the clock has stopped.
 The two take turns, `--rounds` times, so that what else the machine does falls on both. Latencies are of all rounds
 together; requests a second are the median of the rounds, with the least and the most.
-
-`--soak` has no peer: clients that send right, broken, oversized and cut-off requests, hang up half-way and start
-again, while the bundle is loaded anew every second; at the end SIGTERM under that load. It counts, and
-exits with 1 if an answer was wrong, lost, or a 500.
 """
 
 from __future__ import annotations
@@ -36,7 +31,6 @@ from typing import Any
 import ohlol
 
 CLIENTS = [1, 8, 64]
-MIX = ["right"] * 12 + ["broken", "oversized", "cut off", "hang up"]
 
 
 class Connection(asyncio.Protocol):
@@ -45,6 +39,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.buffer = bytearray()
         self.answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self.last = False  # the server said that it closes after this answer
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -62,6 +57,7 @@ class Connection(asyncio.Protocol):
         found = re.search(rb"content-length: (\d+)", self.buffer[:head], re.IGNORECASE)
         end = head + 4 + (int(found[1]) if found else 0)
         if len(self.buffer) >= end:
+            self.last = b"\r\nconnection: close" in self.buffer[:head]
             self.answer.set_result((int(self.buffer[9:12]), bytes(self.buffer[head + 4 : end])))
             del self.buffer[:end]
 
@@ -253,80 +249,6 @@ def measure(given: argparse.Namespace) -> None:
             )
 
 
-def soak(given: argparse.Namespace) -> None:
-    texts = drawn(given.texts, given.bundle, given.each)
-    right = expected(given.bundle, texts)
-    server, port = serving(given.bundle, given.options[0])
-    counts: Counter[str] = Counter()
-    stopping = False
-
-    async def client(number: int) -> None:
-        draw = random.Random(number)
-        while not stopping:
-            try:
-                connection = await connected(port)
-            except OSError:
-                counts["connection refused"] += 1
-                await asyncio.sleep(0.05)
-                continue
-            for _ in range(draw.randint(1, 50)):
-                kind, turn = draw.choice(MIX), draw.randrange(len(texts))
-                body = json.dumps({"texts": texts[turn]}).encode()
-                if kind in ("hang up", "cut off"):
-                    whole = request(body)
-                    connection.transport.write(
-                        whole if kind == "hang up" else whole[: draw.randrange(len(whole))]
-                    )
-                    counts[kind] += 1
-                    break
-                if kind == "broken":
-                    body = bytes(draw.randrange(256) for _ in range(40))
-                if kind == "oversized":
-                    body = b" " * 3_000_000
-                try:
-                    code, answer = await asyncio.wait_for(connection.ask(request(body)), 60)
-                except TimeoutError:
-                    counts["LOST: no answer in 60 s"] += 1
-                    break
-                except ConnectionError:
-                    counts["hung up while stopping" if stopping else "LOST: hung up on"] += 1
-                    break
-                counts[f"{kind}: {code}"] += 1
-                if code == 200 and answers(answer) != right[turn]:
-                    counts["WRONG"] += 1
-                if (
-                    code == 500
-                    or code not in {"right": (200, 503), "broken": (400,), "oversized": (413,)}[kind]
-                ):
-                    counts[f"UNEXPECTED: {kind}: {code}"] += 1
-            connection.transport.abort()
-
-    async def main() -> None:
-        nonlocal stopping
-        tasks = [asyncio.create_task(client(number)) for number in range(given.clients[-1])]
-        end = perf_counter() + given.soak
-        while perf_counter() < end:
-            await asyncio.sleep(1)
-            server.send_signal(signal.SIGHUP)
-            counts["loaded anew"] += 1
-        stopping = True
-        server.send_signal(signal.SIGTERM)
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
-    said = server.communicate(timeout=120)[1]
-    for name, count in sorted(counts.items()):
-        print(f"{name:<28} {count:>10,}")
-    print(
-        f"exit code {server.returncode}; {'a traceback' if 'Traceback' in said else 'no traceback'} on stderr"
-    )
-    sys.exit(
-        server.returncode != 0
-        or "Traceback" in said
-        or any(name.isupper() or name[:4].isupper() for name in counts)
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -342,12 +264,11 @@ def main() -> None:
     parser.add_argument(
         "--options", nargs="+", default=[""], help='of ohlol serve, a row for each: "" "--batch-wait 0"'
     )
-    parser.add_argument("--soak", type=float, metavar="SECONDS")
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    (peer if given.peer else child if given.child else soak if given.soak else lambda g: measure(g))(given)
+    (peer if given.peer else child if given.child else measure)(given)
 
 
 if __name__ == "__main__":
