@@ -19,6 +19,7 @@ from ohlol.serve.http.gate import Gate, read, to_json
 from ohlol.serve.http.limits import Limits, Refused
 from ohlol.serve.http.models import TEXT, Models, Served
 from ohlol.serve.http.openapi import description
+from ohlol.serve.model import CHARACTERS
 from ohlol.serve.results import fields
 
 PREDICT = {"texts", "model", "as", "probabilities"}
@@ -96,13 +97,19 @@ class App:
         self.limits.check_texts(len(texts))
         texts = [manifest.alphabet.normalise(text) for text in texts]
         width = 1 if manifest.task == "classify" else manifest.classes
-        self.limits.check_characters(sum(map(len, texts)), "the texts together", width)
+        characters = sum(map(len, texts))
+        self.limits.check_characters(characters, "the texts together", width)
         results = await self.batcher.answer(served, texts)
-        rows = [
-            {"text": result.text, **fields(result, probabilities=probabilities, as_=as_)}
-            for result in results
-        ]
-        return to_json({"model": served.name, "results": rows})
+
+        def answer() -> Response:
+            rows = (
+                {"text": result.text, **fields(result, probabilities=probabilities, as_=as_)}
+                for result in results
+            )
+            return to_json({"model": served.name, "results": list(rows)})
+
+        # A long answer is written beside the event loop, which serves the others meanwhile.
+        return await asyncio.to_thread(answer) if characters > CHARACTERS else answer()
 
     async def _infer(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -144,7 +151,7 @@ class App:
         return to_json({"status": status, "versions": VERSIONS}, 200 if status == "ready" else 503)
 
     async def _models(self, request: Request) -> Response:
-        return to_json({"models": [_about(served) for served in self.models.loaded.values()]})
+        return to_json({"models": [_about(served) for served in self.models.served()]})
 
     async def _index(self, request: Request) -> Response:
         """Every model of the protocol, loaded or not."""
@@ -208,7 +215,7 @@ class App:
     async def _metrics(self, request: Request) -> Response:
         labels = (
             {"model": about["name"], "task": about["task"], "sha256": about["sha256"] or ""}
-            for about in map(_about, self.models.loaded.values())
+            for about in map(_about, self.models.served())
         )
         return Response(self.metrics.text(labels), headers={"content-type": metrics.CONTENT_TYPE})
 

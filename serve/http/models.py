@@ -88,6 +88,10 @@ class Models:
             raise Refused(400, f'several models are served, name one of them in "model": {self.names()}')
         return self.get(next(iter(self.paths)))
 
+    def served(self) -> list[Served]:
+        """Those that are loaded, in the order of the command line."""
+        return [self.loaded[name] for name in self.paths if name in self.loaded]
+
     def names(self) -> str:
         return ", ".join(self.paths)
 

@@ -21,6 +21,7 @@ from ohlol.serve.http.models import Models
 
 DRAIN = 0.5  # seconds in which a connection that idles may still bring a request after the server was told to stop
 HEADER = 64 * 2**10  # bytes of a request's header
+SPARE = 64  # connections beyond the limit that are still told so
 
 Say = Callable[[str], object]
 
@@ -62,11 +63,14 @@ class _Connection(H11Protocol):
     """
 
     patience = 10.0
+    most = 512
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._ends = self.loop.call_later(self.patience, self._give_up)
         self._draining = False
+        if len(self.connections) > self.most + SPARE:
+            transport.abort()  # each takes a file of the process, and there is a limit on those
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ends.cancel()
@@ -123,7 +127,9 @@ def run(models: dict[str, str], bound: socket.socket, limits: Limits, token: str
     True if everything that was begun was finished. Raises `BundleError` where a model cannot be opened.
     """
     app = App(Models(models), limits, token, say)
-    connection = type("Connection", (_Connection,), {"patience": limits.read_timeout})
+    connection = type(
+        "Connection", (_Connection,), {"patience": limits.read_timeout, "most": limits.connections}
+    )
     config = Config(
         app.gate,
         http=connection,

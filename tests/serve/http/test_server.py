@@ -257,6 +257,38 @@ def test_who_takes_no_answer_is_hung_up_on(serve):
     assert (code, "Traceback" in said) == (0, False), said
 
 
+def test_connections_without_end(serve, connect, run):
+    """Beyond the limit requests are told so; far beyond it connections are closed; then all is as before."""
+    server = serve("hello", "--connections", "4")
+
+    async def main():
+        first = [await connect(server.port) for _ in range(4)]
+        assert (await first[0].post("/predict", {"texts": ["hello"]}))[0] == 200
+        fifth = await connect(server.port)
+        code, headers, body = await fifth.post("/predict", {"texts": ["hello"]})
+        assert (code, headers["connection"]) == (503, "close")
+        assert "--connections" in json.loads(body)["error"]
+        many = [await connect(server.port) for _ in range(120)]
+        assert sum(await asyncio.gather(*map(ended, many))) >= 120 - 64
+        for client in (*first, *many):
+            client.abort()
+        while True:  # until the server has noticed
+            client = await connect(server.port)
+            with contextlib.suppress(ConnectionError):
+                if (await client.post("/predict", {"texts": ["hello"]}))[0] == 200:
+                    return
+
+    async def ended(client):
+        try:
+            return await asyncio.wait_for(client.reader.read(), 1) == b""
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+
+    run(main())
+
+
 # Load.
 
 
