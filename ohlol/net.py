@@ -87,7 +87,7 @@ def serve(
         whole = server.run(paths, bound, limits, token, lambda line: click.echo(line, err=True))
     if not whole:
         click.echo(
-            f"Error: some requests were not finished within {grace} s (--grace) and were cut off", err=True
+            f"Error: some requests were cut off: they were not finished (--grace is {grace} s)", err=True
         )
         os._exit(1)  # the interpreter would wait for the threads that still run them
 

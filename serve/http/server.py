@@ -9,6 +9,7 @@ import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from uvicorn import Config, Server
@@ -22,6 +23,7 @@ from ohlol.serve.http.models import Models
 DRAIN = 0.5  # seconds in which a connection that idles may still bring a request after the server was told to stop
 HEADER = 64 * 2**10  # bytes of a request's header
 SPARE = 64  # connections beyond the limit that are still told so
+FILES = 64  # that the process has open besides
 
 Say = Callable[[str], object]
 
@@ -45,6 +47,23 @@ def listen(host: str, port: int) -> socket.socket:
             f"{host}:{port}: {error.strerror or error}; choose another --host or --port (0: a free one)"
         ) from error
     return found
+
+
+def make_room(connections: int) -> None:
+    """See to it that the process may have as many files open. Raises `OhlolError` where the system forbids it."""
+    if find_spec("resource") is None:  # not on Windows, which has no such limit
+        return
+    import resource
+
+    needed = connections + SPARE + FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise OhlolError(
+                f"--connections {connections}: needs {needed} open files, this process may have {hard} (ulimit -n); "
+                "raise that, or take fewer"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def url(bound: socket.socket) -> str:
@@ -124,8 +143,10 @@ class _Server(Server):
 def run(models: dict[str, str], bound: socket.socket, limits: Limits, token: str | None, say: Say) -> bool:
     """Serve until SIGTERM or SIGINT; SIGHUP loads the models anew. `say` is told what happens.
 
-    True if everything that was begun was finished. Raises `BundleError` where a model cannot be opened.
+    True if everything that was begun was finished. Raises `OhlolError` where a model cannot be opened, or the limits
+    are more than the system's.
     """
+    make_room(limits.connections)
     app = App(Models(models), limits, token, say)
     connection = type(
         "Connection", (_Connection,), {"patience": limits.read_timeout, "most": limits.connections}

@@ -490,6 +490,31 @@ def test_what_serve_refuses(tmp_path, arguments, code, message):
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_more_connections_than_files(serve, connect, run):
+    """A low limit of the shell is raised as far as it may be; where it may not, the message says so, not a traceback later."""
+    command = (
+        f"ulimit -Hn 2000; ulimit -Sn 100; exec {sys.executable} -m ohlol serve hello --port 0 --connections"
+    )
+    ran = subprocess.run(
+        ["bash", "-c", f"{command} 1900"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, "2028 open files" in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
+    process = subprocess.Popen(["bash", "-c", f"{command} 1800"], stderr=subprocess.PIPE, text=True)
+    with process:
+        port = int(process.stderr.readline().split(";")[0].rpartition(":")[2])
+
+        async def main():
+            idle = [await connect(port) for _ in range(300)]
+            code, _, _ = await idle[-1].post("/predict", {"texts": ["hello"]})
+            assert code == 200
+
+        try:
+            run(main())
+        finally:
+            process.terminate()
+
+
 def test_a_port_that_is_taken(tmp_path):
     """The message names the address and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
