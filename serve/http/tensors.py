@@ -111,7 +111,7 @@ def of_results(results: Sequence[Result], manifest: Manifest) -> dict[str, Array
     labels, probabilities = np.full((B, T), "", dtype=object), np.zeros((B, T, C), dtype=np.float32)
     for row, result in enumerate(results):
         if isinstance(result, Tagged):
-            labels[row, : len(result.labels)] = result.labels
+            labels[row, : len(result.labels)] = list(result.labels)
             probabilities[row, : len(result.labels)] = result.probabilities
     return {"labels": labels, "probabilities": probabilities}
 

@@ -80,6 +80,49 @@ def test_what_comes_while_the_worker_is_busy_is_one_batch(slow):
     assert slow.calls == [["hello"], [text for k in range(1, 9) for text in ("h" * k, "e")]]
 
 
+def test_an_idle_server_waits_for_nobody():
+    """However long the window is, a request that finds no other runs at once."""
+    served = Served("hello", "hello", ohlol.load("hello"))
+
+    async def scenario(batcher):
+        return [await batcher.answer(served, ["hello"]) for _ in range(3)]
+
+    found = run(scenario, Limits(workers=2, batch_wait=1e6))
+    assert [str(results[0]) for results in found] == ["ohlol"] * 3
+
+
+def test_a_free_worker_waits_for_the_window_only(slow):
+    """While one worker is busy, what comes within the window is one batch for the other one."""
+    served = Served("hello", "hello", slow)
+
+    async def scenario(batcher):
+        tasks = [asyncio.create_task(batcher.answer(served, ["hello"]))]
+        await begun(slow)
+        tasks += [asyncio.create_task(batcher.answer(served, [text])) for text in ("h", "e")]
+        await begun(slow)  # the second call, though the first has not ended
+        slow.go.set()
+        return await asyncio.gather(*tasks)
+
+    run(scenario, Limits(workers=2, batch_wait=0.005))
+    assert slow.calls == [["hello"], ["h", "e"]]
+
+
+def test_enough_for_a_batch_waits_for_nothing(slow):
+    """With a batch's worth of characters there is nothing to wait for."""
+    served = Served("hello", "hello", slow)
+
+    async def scenario(batcher):
+        tasks = [asyncio.create_task(batcher.answer(served, ["hello"]))]
+        await begun(slow)
+        tasks += [asyncio.create_task(batcher.answer(served, ["h" * CHARACTERS]))]
+        await begun(slow)
+        slow.go.set()
+        return await asyncio.gather(*tasks)
+
+    run(scenario, Limits(workers=2, batch_wait=1e6))
+    assert [len(call) for call in slow.calls] == [1, 1]
+
+
 def test_one_bad_request_fails_alone(slow):
     """A request that the model raises at does not fail those that it came with."""
     served = Served("hello", "hello", slow)

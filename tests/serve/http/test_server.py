@@ -7,11 +7,14 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ pytest.importorskip("uvicorn", reason="the extra `http` is not installed")
 import ohlol
 from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.bundle import Layout
+from ohlol.cli import main as cli
 
 HANGUP = getattr(signal, "SIGHUP", None)
 
@@ -126,6 +130,34 @@ def test_triton_is_told_what_is_wrong(triton):
         client.infer("classify", [tensor, lengths])
     with pytest.raises(error, match="no model 'nope' here"):
         client.get_model_metadata("nope")
+
+
+def test_the_page_of_the_docs(triton, shared):
+    """docs/http.md: its Python prints what it shows; the options and metrics it names are there, with those defaults."""
+    path = Path(__file__).parents[3] / "docs" / "http.md"
+    if not path.is_file():
+        pytest.skip("the documentation is not beside these tests")
+    page = path.read_text(encoding="utf-8")
+    ((code, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    code = code.replace("localhost:8000", f"127.0.0.1:{shared.port}")
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout == shown, ran.stderr
+    options = {name: option for option in cli.commands["serve"].params for name in option.opts}
+    named = set(re.findall(r"(?<![-\w])--[a-z]+(?:-[a-z]+)*", page)) - {
+        "--as",
+        "--format",
+    }  # those of predict
+    assert named - options.keys() == set()
+    rows = re.findall(r"^\| `(--[a-z-]+)`.*?\| ([\d,]+) ?(MiB|s)? ?\|", page, re.MULTILINE)
+    units = {"MiB": 2**20, "s": 1, "": 1}
+    assert len(rows) >= 7
+    for name, value, unit in rows:
+        assert options[name].default == int(value.replace(",", "")) * units[unit], name
+    with urlopen(f"{shared.url}/metrics", timeout=60) as answer:
+        metrics = answer.read().decode()
+    assert [name for name in re.findall(r"`(ohlol_[a-z_]+)`", page) if f"# TYPE {name} " not in metrics] == []
 
 
 # Clients that misbehave.
@@ -493,9 +525,7 @@ def test_what_serve_refuses(tmp_path, arguments, code, message):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_more_connections_than_files(serve, connect, run):
     """A low limit of the shell is raised as far as it may be; where it may not, the message says so, not a traceback later."""
-    command = (
-        f"ulimit -Hn 2000; ulimit -Sn 100; exec {sys.executable} -m ohlol serve hello --port 0 --connections"
-    )
+    command = f"ulimit -Sn 100 && ulimit -Hn 2000 && exec {sys.executable} -m ohlol serve hello --port 0 --connections"
     ran = subprocess.run(
         ["bash", "-c", f"{command} 1900"], capture_output=True, text=True, timeout=60, check=False
     )
