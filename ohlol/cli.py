@@ -17,6 +17,8 @@ EXTRAS = {
     **dict.fromkeys(TRAIN, "train"),
     "tensorboard": "tensorboard",
     "pyarrow": "parquet",
+    "starlette": "http",
+    "uvicorn": "http",
     "ray": "ray",
 }
 
@@ -34,6 +36,7 @@ MODULES = {
     "predict": "use",
     "report": "learn",
     "score": "language",
+    "serve": "net",
     "train": "learn",
     "verify": "use",
 }

@@ -63,23 +63,27 @@ class Runner:
         return self._pool.submit(*work)
 
     def begin(self, rows: Rows, answers: Answers[Any]) -> list[Future[None]]:
-        """Begin to fill `answers`; it is whole once all of these are done, whose errors are theirs to raise."""
+        """Begin to fill `answers`; it is whole once all of these are done, whose errors are theirs to raise.
+
+        Nothing is begun in other threads where there is one piece of work only, or one worker.
+        """
         long = rows.lengths > LONG
         whole = Pieces.whole(rows, np.flatnonzero((rows.lengths > 0) & ~long))
         rest = Pieces.whole(rows, np.flatnonzero(long))
-        work = []
-        if self._open_stream:
-            work = [self._submit(self._in_chunks, rest[np.array([k])], answers) for k in range(len(rest))]
-        elif self._manifest.task == "classify":
+        chunked = [rest[np.array([k])] for k in range(len(rest))] if self._open_stream else []
+        if not chunked and self._manifest.task == "classify":
             whole = join([whole, rest])  # its answer needs the whole text
-        else:
+        elif not chunked:
             after = CONTEXT if self._manifest.network["bidirectional"] else 0
             whole = join([whole, rest.windows(STRETCH, CONTEXT, after)])
-        batches = list(whole.batches(self._characters))
-        if len(batches) == 1 and not work:
-            self._batch(batches[0], answers)  # a thread would only cost time
-            return []
-        return work + [self._submit(self._batch, batch, answers) for batch in batches]
+        work: list[tuple[Callable[[Pieces, Answers[Any]], None], Pieces]]
+        work = [(self._in_chunks, piece) for piece in chunked]
+        work += [(self._batch, batch) for batch in whole.batches(self._characters)]
+        if self._workers > 1 and len(work) > 1:
+            return [self._submit(do, pieces, answers) for do, pieces in work]
+        for do, pieces in work:
+            do(pieces, answers)
+        return []
 
     def _batch(self, pieces: Pieces, answers: Answers[Any]) -> None:
         # What stands after a row's length is ignored, so that it may be any characters.
@@ -88,13 +92,13 @@ class Runner:
         session = many() if many else self._session
         answers.put(pieces, run(session, answers.asks, feed))
 
-    def _in_chunks(self, piece: Pieces, answers: Answers[Any]) -> None:
-        """A long row, piece by piece, with the state carried from one to the next."""
+    def _in_chunks(self, pieces: Pieces, answers: Answers[Any]) -> None:
+        """One long row, piece by piece, with the state carried from one to the next."""
         assert self._open_stream
         session = self._open_stream()
         S, _, H = self._manifest.shape(contract.inputs("stream")[1])
         state = np.zeros((int(S), 1, int(H)), dtype=np.float32)
-        chunks = piece.windows(STRETCH, 0, 0)
+        chunks = pieces.windows(STRETCH, 0, 0)
         names = [*answers.asks, "next_state"]
         for k in range(len(chunks)):
             chunk = chunks[np.array([k])]
