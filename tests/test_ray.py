@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import ohlol
-from ohlol.artifacts.errors import InputError
+from ohlol.artifacts.errors import InputError, OhlolError
 from ohlol.cli import main
 from ohlol.serve import BatchPredictor
 from ohlol.serve.ray_engine import Done, predict_shards
@@ -113,7 +113,7 @@ def test_a_line_that_cannot_be_read_stops_all_or_is_skipped(tmp_path):
     source, out = tmp_path / "in.jsonl", tmp_path / "out"
     source.write_text('{"text": "hello"}\n' * 10 + "oops\n" + '{"text": "l"}\n')
     predictor = BatchPredictor("hello")
-    with pytest.raises(InputError, match=r"in\.jsonl:11: not JSON"):
+    with pytest.raises(OhlolError, match=r"in\.jsonl:11: not JSON"):
         predict_shards(predictor, source, out, workers=1)
     assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
     told = []

@@ -1,4 +1,4 @@
-"""The pieces that `--engine ray` cuts shards into, and a worker's part of each, without Ray: nothing lost, nothing twice."""
+"""The pieces that shards are cut into, and a worker's part of each, without Ray: nothing lost, nothing twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import ohlol
 from ohlol.artifacts.errors import InputError
 from ohlol.cli import main
 from ohlol.serve import BatchPredictor
-from ohlol.serve.ray_engine import Piece, Worker, cut, shards
+from ohlol.serve.shards import Piece, Worker, cut, shards
 
 
 def work(worker, piece):
@@ -85,7 +85,34 @@ def test_a_piece_done_again_is_the_same_part(tmp_path):
     piece = Piece(0, str(source), 0, 18)
     first = [work(worker, piece), (tmp_path / piece.part("jsonl")).read_bytes()]
     assert first == [work(worker, piece), (tmp_path / piece.part("jsonl")).read_bytes()]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "part-000000.jsonl"]
+    assert sorted(file.name for file in tmp_path.glob("[!.]*")) == ["in.jsonl", "part-000000.jsonl"]
+
+
+def test_a_piece_that_kills_its_workers_is_given_up(tmp_path):
+    """Ray would give it to worker after worker; the sixth one says which piece it is, and does not answer it."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "hello"}\n')
+    worker = Worker(BatchPredictor("hello"), str(tmp_path), "jsonl", "stop")
+    piece = Piece(3, str(source), 0, 18)
+    for _ in range(5):
+        worker.count(piece)  # begun, and never ended
+    back = work(worker, piece)
+    assert back["error"].startswith(f"{source}, 0 to 18: 5 workers ended while they answered this piece")
+    assert not (tmp_path / piece.part("jsonl")).exists()
+
+
+def test_damaged_parquet_is_told(tmp_path):
+    """A row group whose bytes are no longer those that were written: one message with the file's name."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": [f"hello {n}" for n in range(1_000)]}), source, use_dictionary=False)
+    content = bytearray(source.read_bytes())
+    content[4:400] = bytes(396)
+    source.write_bytes(content)
+    worker = Worker(BatchPredictor("hello"), str(tmp_path), "parquet", "stop")
+    assert f"{source}: damaged Parquet" in work(worker, Piece(0, str(source), 0, 1))["error"]
+    assert not (tmp_path / "part-000000.parquet").exists()
 
 
 @given(
