@@ -118,9 +118,11 @@ class App:
         body = await read(request, self.limits)
         asked = protocol.parse(body, request.headers.get(protocol.HEADER), inputs, outputs)
         answer = await tensors.infer(served, kind, asked, self.batcher, self.limits)
-        content, headers = await asyncio.to_thread(
-            protocol.encode, name, tensors.VERSION, asked, outputs, answer
-        )
+        written = (name, tensors.VERSION, asked, outputs, answer)
+        if sum(array.size for array in answer.values()) > CHARACTERS:  # beside the event loop, as above
+            content, headers = await asyncio.to_thread(protocol.encode, *written)
+        else:
+            content, headers = protocol.encode(*written)
         return Response(content, headers=headers)
 
     async def _metadata(self, request: Request) -> Response:

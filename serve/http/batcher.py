@@ -29,6 +29,7 @@ class _Job(Generic[T]):
     group: Served | None
     call: Callable[[list[str]], T]
     texts: list[str]
+    rows: int
     characters: int
     answer: asyncio.Future[T]
 
@@ -51,16 +52,17 @@ class Batcher:
         if not any(texts):
             return list(served.model(texts))  # empty texts are answered without the model
         characters = sum(map(len, texts))
-        return await self._enqueue(_Job(served, served.model, texts, characters, self._future()))
+        return await self._enqueue(_Job(served, served.model, texts, len(texts), characters, self._future()))
 
-    async def run(self, call: Callable[[], T], characters: int) -> T:
+    async def run(self, call: Callable[[], T], rows: int, characters: int) -> T:
         """What `call` returns, in a worker. Raises `Refused` as `answer` does, and what `call` raises."""
-        return await self._enqueue(_Job(None, lambda _: call(), [], characters, self._future()))
+        return await self._enqueue(_Job(None, lambda _: call(), [], rows, characters, self._future()))
 
     def waiting(self) -> int:
         return len(self._waiting)
 
     def close(self) -> None:
+        self._waiting.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
@@ -136,7 +138,7 @@ class Batcher:
                 else:
                     job.answer.set_result(answer)
         finally:
-            self.metrics.batch(sum(len(job.texts) for job in batch), sum(job.characters for job in batch))
+            self.metrics.batch(sum(job.rows for job in batch), sum(job.characters for job in batch))
             self.running -= 1
             self._start()
 

@@ -52,7 +52,8 @@ def parse(body: bytes, header: str | None, inputs: tuple[Spec, ...], outputs: tu
     """A request for a model with these inputs and outputs. Raises `Refused` (400) on whatever is not one."""
     length = len(body)
     if header is not None:
-        if not (header.isascii() and header.isdigit() and int(header[:20]) <= len(body)):
+        right = header.isascii() and header.isdigit() and len(header) <= 12
+        if not right or int(header) > len(body):
             raise Refused(400, f"{HEADER} is {header[:40]!r}, the body has {len(body)} bytes")
         length = int(header)
         if length == 0:

@@ -120,7 +120,7 @@ class _Connection(H11Protocol):
         if self._idle() and not self._draining:
             self._draining = True
             self.loop.call_later(DRAIN, self.shutdown)
-        else:
+        elif not self.transport.is_closing():
             super().shutdown()
 
 

@@ -68,7 +68,7 @@ async def infer(
         _check(points, lengths)
         limits.check_texts(len(points))
         limits.check_characters(points.size, f"codepoints {list(points.shape)}", width)
-        return await batcher.run(lambda: model.outputs(points, lengths), points.size)
+        return await batcher.run(lambda: model.outputs(points, lengths), len(points), points.size)
     texts: list[str] = request.inputs["text"].tolist()
     if not texts:
         raise Refused(400, "input `text` has no elements, expected at least 1")
@@ -78,7 +78,7 @@ async def infer(
     padded = sum(map(len, texts)) if manifest.task == "classify" else len(texts) * longest
     limits.check_characters(padded, f"{len(texts)} texts, the longest of {longest:,}", width)
     if manifest.task == "lm":
-        return await batcher.run(lambda: _following(model, texts), padded)
+        return await batcher.run(lambda: _following(model, texts), len(texts), padded)
     return of_results(await batcher.answer(served, texts), manifest)
 
 

@@ -226,8 +226,8 @@ def test_calls_run_beside_batches(slow):
     async def scenario(batcher):
         tasks = [asyncio.create_task(batcher.answer(served, ["hello"]))]
         await begun(slow)
-        tasks += [asyncio.create_task(batcher.run(lambda: 6 * 7, 1))]
-        tasks += [asyncio.create_task(batcher.run(lambda: 1 / 0, 1))]
+        tasks += [asyncio.create_task(batcher.run(lambda: 6 * 7, 1, 1))]
+        tasks += [asyncio.create_task(batcher.run(lambda: 1 / 0, 1, 1))]
         tasks += [asyncio.create_task(batcher.answer(served, ["h"]))]
         await asyncio.sleep(0)
         slow.go.set()

@@ -311,6 +311,7 @@ def whole(texts):
         (b"{}", "3", "the body has 2 bytes"),
         (b"{}", "٣", HEADER),
         (b"{}", "9" * 5_000, HEADER),
+        (b"{}", "0" * 5_000, HEADER),
         (b"abc", "0", "a request without JSON"),
         (b"".join(whole(["hello"])) + b"x", str(len(whole(["hello"])[0])), "belong to none"),
         (whole(["hello"])[0], None, "0 bytes are left"),
@@ -332,6 +333,20 @@ def test_broken_binary(body, header, message):
     with pytest.raises(Refused, match=message) as raised:
         protocol.parse(body, header, TEXT, OUTPUTS)
     assert raised.value.status == 400
+
+
+@pytest.mark.parametrize("place", ["inputs", "name", "shape", "datatype", "data", "parameters", "id"])
+def test_deep_nesting(ask, place):
+    """Lists within lists, as deep as json reads them and deeper: told, and never too deep for the message itself."""
+    codes = set()
+    for depth in (*range(900, 1_000), 100_000):
+        deep = "[" * depth + "]" * depth
+        tensor = LENGTHS | {place: "DEEP"}
+        request = {"inputs": [POINTS, tensor]} if place not in ("inputs", "id") else {place: "DEEP"}
+        code, _, body = ask("/v2/models/hello/infer", json.dumps(request).replace('"DEEP"', deep).encode())
+        codes.add(code)
+        assert list(json.loads(body)) == ["error"]
+    assert codes == {400}
 
 
 PATHS = st.sampled_from(
