@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,8 @@ def _cluster(ray: Any, cpus: int | None) -> Iterator[int]:
         "RAY_BACKEND_LOG_LEVEL", "fatal"
     )  # stderr is ours; what fails is told by our errors
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_address(address)
         ray.init(**quiet)
     else:  # only names go through its memory; Ray takes 30 % of the machine's without a word
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=100 << 20, **quiet)
@@ -98,6 +100,18 @@ def _cluster(ray: Any, cpus: int | None) -> Iterator[int]:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise `OhlolError` where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise OhlolError(
+                f"RAY_ADDRESS is {address}: no cluster answers there ({error}); start it, or unset the variable"
+            ) from error
 
 
 def _run(

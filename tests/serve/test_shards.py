@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ohlol
-from ohlol.artifacts.errors import InputError
+from ohlol.artifacts.errors import InputError, OhlolError
 from ohlol.cli import main
-from ohlol.serve import BatchPredictor
+from ohlol.serve import BatchPredictor, ray_engine
 from ohlol.serve.shards import Piece, Worker, cut, shards
 
 
@@ -210,3 +211,15 @@ def test_the_command_says_what_it_needs(tmp_path):
     assert result.exit_code == 1
     assert "is there already and stays as it is" in result.stderr
     assert [file.name for file in Path(out).iterdir()] == ["mine"]
+
+
+def test_a_cluster_that_is_not_there():
+    """One message at once, before Ray's own minutes of trying."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound, and nobody listens
+        with pytest.raises(OhlolError, match=f"RAY_ADDRESS is {address}: no cluster answers there"):
+            ray_engine._check_address(address)
+        free.listen()
+        ray_engine._check_address(address)
+    ray_engine._check_address("auto")
