@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from ohlol.serve.http.limits import Limits, Refused
@@ -45,7 +46,6 @@ class Batcher:
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="model")
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def answer(self, served: Served, texts: list[str]) -> list[Result]:
         """The results, in the order of the texts. Raises `Refused`: 503 where too many wait, 504 after `timeout`."""
@@ -105,9 +105,8 @@ class Batcher:
             self._timer = None
         while self.running < self.limits.workers and (batch := self._take()):
             self.running += 1
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._tasks.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(self._tasks.discard)
+            done = asyncio.get_running_loop().run_in_executor(self._pool, _answers, batch)
+            done.add_done_callback(partial(self._finish, batch))
 
     def _take(self) -> list[_Job[Any]]:
         """The job that waits longest, with others of its model as long as they fit into a batch; order is kept."""
@@ -126,21 +125,18 @@ class Batcher:
         self._waiting = rest
         return batch
 
-    async def _run(self, batch: list[_Job[Any]]) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            answers = await loop.run_in_executor(self._pool, _answers, batch)
-            for job, answer in zip(batch, answers, strict=True):
-                if job.answer.done():
-                    continue
-                if isinstance(answer, Exception):
-                    job.answer.set_exception(answer)
-                else:
-                    job.answer.set_result(answer)
-        finally:
-            self.metrics.batch(sum(job.rows for job in batch), sum(job.characters for job in batch))
-            self.running -= 1
-            self._start()
+    def _finish(self, batch: list[_Job[Any]], done: asyncio.Future[list[Any]]) -> None:
+        """Hand a batch's answers to those who wait for them; the worker is free again."""
+        self.running -= 1
+        self.metrics.batch(sum(job.rows for job in batch), sum(job.characters for job in batch))
+        for job, answer in zip(batch, done.result(), strict=True):
+            if job.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)
+        self._start()
 
 
 def _answers(batch: list[_Job[Any]]) -> list[Any]:

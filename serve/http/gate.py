@@ -90,7 +90,11 @@ class Gate:
         if self._token is not None:
             given = request.headers.get("authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, self._token):
-                message = "a token is needed: send it in a header, Authorization: Bearer TOKEN"
+                message = (
+                    "this is not the server's token"
+                    if given
+                    else "a token is needed: send it in a header, Authorization: Bearer TOKEN"
+                )
                 raise Refused(401, message, WWW_Authenticate="Bearer")
         site = request.headers.get("sec-fetch-site", "none")  # browsers send it, and no page can forge it
         if request.method == "POST" and site not in ("none", "same-origin"):

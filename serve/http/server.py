@@ -20,7 +20,7 @@ from ohlol.serve.http.app import App
 from ohlol.serve.http.limits import Limits
 from ohlol.serve.http.models import Models
 
-DRAIN = 0.5  # seconds in which a connection that idles may still bring a request after the server was told to stop
+DRAIN = 1.0  # seconds in which a connection that idles may still bring a request after the server was told to stop
 HEADER = 64 * 2**10  # bytes of a request's header
 SPARE = 64  # connections beyond the limit that are still told so
 FILES = 64  # that the process has open besides

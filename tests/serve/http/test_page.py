@@ -185,7 +185,9 @@ def test_a_token_is_asked_for(serve, visit):
     playwright.expect(field).to_be_focused()
     field.fill("wrong")
     page.get_by_role("button").click()
-    playwright.expect(page.get_by_role("alert").filter(has_text="a token is needed")).to_be_visible()
+    playwright.expect(
+        page.get_by_role("alert").filter(has_text="this is not the server's token")
+    ).to_be_visible()
     field.fill("right")
     page.get_by_role("button").click()
     assert cells(page, "hello", "hello")[1] == list("ohlol")

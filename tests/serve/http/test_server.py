@@ -392,6 +392,30 @@ def test_what_was_begun_is_finished(serve, connect, run):
     assert "SIGTERM: stopping" in said
 
 
+def test_a_request_under_way_is_taken(serve, connect, run):
+    """One whose first bytes came before the server was told to stop, and the rest after it: answered, then closed."""
+    request = b'POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{"texts": ["hello"]}'
+
+    async def main(server):
+        client = await connect(server.port)
+        await client.send(request)
+        assert (await client.answer())[0] == 200
+        await client.send(request[:10])
+        server.tell(signal.SIGTERM)
+        with contextlib.suppress(ConnectionError):
+            while True:  # until nothing listens any more, so that the end has begun for every connection
+                (await connect(server.port)).close()
+        await client.send(request[10:])
+        return await client.answer()
+
+    for _ in range(3):  # the server waits a second for the rest, and this process may be held up for longer
+        with contextlib.suppress(ConnectionError):
+            code, headers, body = run(main(serve("hello")))
+            if code:
+                break
+    assert (code, headers["connection"], labels(body)) == (200, "close", ["ohlol"])
+
+
 def test_what_cannot_be_finished_is_cut_off(serve, connect, run):
     """Beyond --grace a request is answered with 503, and the exit code says that it was not all finished."""
     server = serve("hello", "--grace", "1", "--read-timeout", "60")
