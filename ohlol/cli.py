@@ -10,10 +10,11 @@ import click
 import ohlol
 from ohlol import learn, make, use
 from ohlol.artifacts.errors import OhlolError
+from ohlol.predict import predict
 
 # What no command of serving needs, and the extra that brings it.
 TRAIN = ("torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w", "filelock", "matplotlib", "jinja2")
-EXTRAS = {**dict.fromkeys(TRAIN, "train"), "tensorboard": "tensorboard"}
+EXTRAS = {**dict.fromkeys(TRAIN, "train"), "tensorboard": "tensorboard", "pyarrow": "parquet"}
 
 
 class Commands(click.Group):
@@ -51,7 +52,7 @@ def main() -> None:
 
 for command in (
     *(make.demo, learn.init, learn.train, learn.evaluate, learn.report, make.export),
-    *(use.verify, use.bench, use.predict, use.inspect, use.compare),
+    *(use.verify, use.bench, predict, use.inspect, use.compare),
 ):
     main.add_command(command)
 

@@ -104,14 +104,21 @@ class Model(ABC, Generic[R]):
         Raises `InputError` where a text is longer than `max_length`.
         """
         begun: deque[tuple[Answers[R], list[Any]]] = deque()
-        for rows in windows:
-            self._check_lengths(rows)
-            answers = ANSWERS[self.manifest.task](rows, self.labels, self.manifest, probabilities)
-            begun.append((answers, self._runner.begin(rows, answers)))
-            if len(begun) > 1:
-                yield _ended(*begun.popleft())
-        while begun:
-            yield _ended(*begun.popleft())
+        try:
+            for rows in windows:
+                self._check_lengths(rows)
+                answers = ANSWERS[self.manifest.task](rows, self.labels, self.manifest, probabilities)
+                begun.append((answers, self._runner.begin(rows, answers)))
+                if len(begun) > 1:
+                    yield _ended(*begun[0])
+                    begun.popleft()
+            while begun:
+                yield _ended(*begun[0])
+                begun.popleft()
+        finally:  # whoever stops early, by Ctrl-C too, does not wait for batches that nobody will read
+            for _, work in begun:
+                for part in work:
+                    part.cancel()
 
     def _results(self, texts: Iterable[str]) -> Iterator[R]:
         windows = (Rows.of(window, self.manifest.alphabet) for window in windows_of(texts))

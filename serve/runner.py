@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
 from ohlol.artifacts import contract
@@ -54,7 +55,12 @@ class Runner:
         self._many_rows = contract.many_rows(manifest.network) if open_batch else 0
         self._characters = max(1, min(CHARACTERS, NUMBERS // manifest.classes))
 
-    def _submit(self, *work: Any) -> Future[None]:
+    @property
+    def carries_state(self) -> bool:
+        """Whether long rows are read in chunks with the state carried, so that no answer changes."""
+        return self._open_stream is not None
+
+    def _submit(self, *work: Any) -> Future[Any]:
         with self._lock:
             if self._pool is None:
                 from concurrent.futures import ThreadPoolExecutor  # late: one text needs none
@@ -62,14 +68,14 @@ class Runner:
                 self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="ohlol")
         return self._pool.submit(*work)
 
-    def begin(self, rows: Rows, answers: Answers[Any]) -> list[Future[None]]:
+    def begin(self, rows: Rows, answers: Answers[Any]) -> list[Future[Any]]:
         """Begin to fill `answers`; it is whole once all of these are done, whose errors are theirs to raise."""
         long = rows.lengths > LONG
         whole = Pieces.whole(rows, np.flatnonzero((rows.lengths > 0) & ~long))
         rest = Pieces.whole(rows, np.flatnonzero(long))
         work = []
         if self._open_stream:
-            work = [self._submit(self._in_chunks, rest[np.array([k])], answers) for k in range(len(rest))]
+            work = [self._submit(self.in_chunks, rest[np.array([k])], answers) for k in range(len(rest))]
         elif self._manifest.task == "classify":
             whole = join([whole, rest])  # its answer needs the whole text
         else:
@@ -94,12 +100,18 @@ class Runner:
         session = many() if many else self._session
         answers.put(pieces, session.run(list(answers.asks), feed))
 
-    def _in_chunks(self, piece: Pieces, answers: Answers[Any]) -> None:
-        """A long row, piece by piece, with the state carried from one to the next."""
+    def in_chunks(
+        self, piece: Pieces, answers: Answers[Any], state: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """A long row, or a stretch of one, chunk by chunk, with the state carried from one to the next.
+
+        `state` is that before the piece, None: of nothing; what is returned is the state after it.
+        """
         assert self._open_stream
         session = self._open_stream()
         S, _, H = self._manifest.shape(contract.inputs("stream")[1])
-        state = np.zeros((int(S), 1, int(H)), dtype=np.float32)
+        if state is None:
+            state = np.zeros((int(S), 1, int(H)), dtype=np.float32)
         chunks = piece.windows(STRETCH, 0, 0)
         names = [*answers.asks, "next_state"]
         for k in range(len(chunks)):
@@ -108,3 +120,4 @@ class Runner:
             points = answers.rows.points[None, start : start + int(chunk.length[0])]
             *outputs, state = session.run(names, {"codepoints": points, "state": state})
             answers.put(chunk, outputs)
+        return state
