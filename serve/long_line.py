@@ -52,7 +52,7 @@ def parts_of(pieces: Iterator[bytes], alphabet: Alphabet, where: str) -> Iterato
             raise not_utf8(where, data[error.start], offset + error.start + 1) from None
         rest, offset = data[read:], offset + read
         held += text
-        cut = safe_cut(held)
+        cut = 0 if held.endswith("\n") else safe_cut(held)  # the line's end stays whole
         if cut:
             yield alphabet.normalise(held[:cut])
             held = held[cut:]

@@ -125,8 +125,7 @@ def _text(blocks: Blocks, how: Reading) -> Iterator[Window | LongLine]:
             block = b"".join(line)
         text, numbers = _decoded(block, begin, how)
         rows = Rows.of_lines(text, how.alphabet)
-        wheres = _lines_of(how.name, numbers if numbers is not None else range(begin.line + 1, 1 << 62))
-        yield Window(rows, wheres, blocks.end, text, how.field)
+        yield Window(rows, _lines_of(how.name, numbers), blocks.end, text, how.field)
 
 
 def _long(line: Iterator[bytes], blocks: Blocks, begin: Place, how: Reading) -> Iterator[LongLine]:
@@ -159,21 +158,21 @@ def _long(line: Iterator[bytes], blocks: Blocks, begin: Place, how: Reading) -> 
     yield LongLine(where, parts_of(iter(kept), how.alphabet, where), lambda: blocks.end)
 
 
-def _decoded(block: bytes, begin: Place, how: Reading) -> tuple[str, list[int] | None]:
-    """The text of a block, without lines that are no UTF-8, and where there are such, the numbers of the others."""
+def _decoded(block: bytes, begin: Place, how: Reading) -> tuple[str, Sequence[int]]:
+    """The text of a block, without lines that are no UTF-8, and the lines' numbers."""
     try:
-        return block.decode("utf-8"), None
+        return block.decode("utf-8"), range(begin.line + 1, 1 << 62)
     except UnicodeDecodeError:
-        pass
-    good, numbers = [], []
-    lines = block.removesuffix(b"\n").split(b"\n")
-    for number, raw in enumerate(lines, start=begin.line + 1):
+        good = list(_line_by_line(block, begin, how))
+        return "".join(f"{line}\n" for _, line in good), [number for number, _ in good]
+
+
+def _line_by_line(block: bytes, begin: Place, how: Reading) -> Iterator[tuple[int, str]]:
+    for number, raw in enumerate(block.removesuffix(b"\n").split(b"\n"), start=begin.line + 1):
         try:
-            good.append(raw.decode("utf-8") + "\n")
-            numbers.append(number)
+            yield number, raw.decode("utf-8")
         except UnicodeDecodeError as error:
             how.skip(not_utf8(f"{how.name}:{number}", raw[error.start], error.start + 1))
-    return "".join(good), numbers
 
 
 def _lines_of(name: str, numbers: Sequence[int]) -> Callable[[int], str]:
@@ -183,12 +182,16 @@ def _lines_of(name: str, numbers: Sequence[int]) -> Callable[[int], str]:
 def _jsonl(blocks: Blocks, how: Reading) -> Iterator[Window]:
     decode = json.JSONDecoder().decode
     for block in blocks.whole_lines():
-        text, of_good = _decoded(block, blocks.begin, how)
-        lines = text.removesuffix("\n").split("\n")
+        lines: Iterable[tuple[int, str]]
+        try:
+            text = block.decode("utf-8").removesuffix("\n")
+            lines = enumerate(text.split("\n"), start=blocks.begin.line + 1)
+        except UnicodeDecodeError:
+            lines = _line_by_line(block, blocks.begin, how)
         rows: list[Row] = []
         texts: list[str] = []
         numbers: list[int] = []
-        for number, line in zip(of_good or range(blocks.begin.line + 1, 1 << 62), lines, strict=False):
+        for number, line in lines:
             if not line.strip():
                 continue
             where = f"{how.name}:{number}"
