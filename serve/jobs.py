@@ -16,6 +16,7 @@ import numpy as np
 
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.files import sha256
+from ohlol.serve import runner
 from ohlol.serve.blocks import Place
 from ohlol.serve.inputs import Item, opened
 from ohlol.serve.long_line import Answering, LongLine
@@ -24,7 +25,6 @@ from ohlol.serve.output import Beside, Journal, Sink, beside, stdout
 from ohlol.serve.packed import compressor, format_of, packing
 from ohlol.serve.readers import Reading, Window
 from ohlol.serve.rows import Rows
-from ohlol.serve.runner import CONTEXT, LONG, STRETCH
 from ohlol.serve.writers import WRITERS, Look, TextWriter, Writer
 
 VERSION = 1  # of what is written, the journal included: no run is gone on with by another
@@ -261,7 +261,7 @@ class _Run:
 
     def tell_of_windows(self, window: Window) -> None:
         lengths = window.rows.lengths
-        if not self.told and (long := np.flatnonzero(lengths > LONG)).size:
+        if not self.told and (long := np.flatnonzero(lengths > runner.LONG)).size:
             self.tell_of(window.wheres(int(long[0])), int(lengths[long[0]]))
 
     def tell_of(self, where: str, length: int | None) -> None:
@@ -271,7 +271,7 @@ class _Run:
         self.told = True
         size = f"a text of {length:,} characters" if length else "a long text"
         self.watch.note(
-            f"note: {where}: {size} is read {STRETCH:,} characters at a time, with {CONTEXT} more around them for "
+            f"note: {where}: {size} is read {runner.STRETCH:,} characters at a time, with {runner.CONTEXT} more around them for "
             "context, so that a label may differ from that of the whole text; --max-length refuses long texts"
         )
 

@@ -134,7 +134,8 @@ class Answering:
             return ""
         result = last.result(0, last.rows.text(0))
         if isinstance(last, ScoreAnswers):
-            result = replace(result, nats_per_character=self._nats / max(1, self._length - 1))
+            mean = self._nats / (self._length - 1) if self._length > 1 else None
+            result = replace(result, nats_per_character=mean)
         return line(result, probabilities=self._probabilities)
 
 
