@@ -185,6 +185,7 @@ class ParquetWriter(Writer):
             self._write(self._part(self.state["parts"]), self._tables)
             self._tables = []
             self.state["parts"] += 1
+            self._schema = pq.read_schema(self._part(0))  # as a run that goes on knows it
         return int(self.state["parts"])
 
     def close(self) -> None:
