@@ -111,6 +111,7 @@ def predict(
 def _ended_early(output: Path | None, watch: Progress, follow: bool) -> Iterator[None]:
     """One line where a run ends early, which says how to go on; SIGTERM ends it as Ctrl-C does."""
     from ohlol.serve.jobs import kept
+    from ohlol.serve.output import OutputError
 
     def terminated(*_: object) -> None:
         raise KeyboardInterrupt
@@ -131,7 +132,7 @@ def _ended_early(output: Path | None, watch: Progress, follow: bool) -> Iterator
             watch.note(f"stopped; {output} is as it was")
         sys.exit(1)
     except (OhlolError, OSError) as error:
-        if output is not None and kept(output) and not isinstance(error, BrokenPipeError):
+        if output is not None and kept(output) and not isinstance(error, OutputError | FileNotFoundError):
             skipping = " --on-error skip" if isinstance(error, InputError) else ""
             watch.note(f"what is done is kept: the same command with --resume{skipping} goes on to {output}")
         else:

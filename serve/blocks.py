@@ -42,25 +42,24 @@ class Blocks:
     def __iter__(self) -> Iterator[bytes]:
         held = bytearray(self._begun())
         scanned = 0  # so much of `held` has no line's end
-        in_line = False  # the block before was a piece of a long line
+        in_line = ended = False  # the block before was a piece of a long line; the file has no more
         while True:
-            more = self.file.read(BLOCK if self.arriving else BLOCK - len(held))
-            held += more
             cut = (held.find if in_line else held.rfind)(b"\n", scanned) + 1
-            if not cut and more and (self.arriving or len(held) < BLOCK):
-                scanned = len(held)
+            if not ended and (not cut if self.arriving else len(held) < BLOCK):
+                scanned = 0 if cut else len(held)
+                more = self.file.read(BLOCK if self.arriving else BLOCK - len(held))
+                held += more
+                ended = not more  # asked once: a terminal would have to be told twice
                 continue
             block = bytes(held[: cut or None])
+            if not block:
+                return
             del held[: len(block)]
             scanned = 0
             in_line = not cut
-            if not block:
-                return
             self.begin = self.end
             self.end = Place(self.begin.offset + len(block), self.begin.line + block.count(b"\n"))
             yield block
-            if not more and not cut:  # a terminal would have to be told twice that it ends
-                return
 
     def whole_lines(self) -> Iterator[bytes]:
         """Blocks none of which is a piece of a line."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -18,13 +18,13 @@ from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.files import sha256
 from ohlol.serve import runner
 from ohlol.serve.blocks import Place
-from ohlol.serve.inputs import Item, opened
+from ohlol.serve.inputs import Input, opened
 from ohlol.serve.long_line import Answering, LongLine
 from ohlol.serve.model import Model
 from ohlol.serve.output import Beside, Journal, Sink, beside, stdout
 from ohlol.serve.packed import compressor, format_of, packing
-from ohlol.serve.readers import Reading, Window
 from ohlol.serve.rows import Rows
+from ohlol.serve.windows import Reading, Window
 from ohlol.serve.writers import WRITERS, Look, TextWriter, Writer
 
 VERSION = 1  # of what is written, the journal included: no run is gone on with by another
@@ -109,8 +109,8 @@ class _Run:
         for path, form, what in ((source, self.read_as, "-i FILE"), (output, self.write_as, "-o FILE")):
             if form == "parquet" and (not path or packing(path) or (path.exists() and not path.is_file())):
                 raise InputError(f"Parquet needs a file of its own, not compressed again: {what}")
-        if self.read_as == "parquet" and not texts and source:
-            source.open("rb").close()  # the usual message where there is none
+        if source is not None and not source.is_fifo():
+            source.open("rb").close()  # where it cannot be read, this is told before anything is dropped
         limits = [limit for limit in (options.max_length, model.max_length) if limit is not None]
         self.how = Reading(
             name="stdin" if source is None else str(source),
@@ -139,9 +139,7 @@ class _Run:
     def write_to(self, file: IO[bytes], path: Path | None, follow: bool) -> None:
         writer = WRITERS[self.write_as](Sink(file, compressor(path) if path else None), self.look, {})
         with opened(self.texts, self.source, self.how, follow=follow) as given:
-            self.watch.advance(given.part(Place()), self.tally)
-            for end in self.answered(given.read(Place()), writer, at_once=follow):
-                self.watch.advance(given.part(end), self.tally)
+            for _ in self.answered(given, Place(), writer, at_once=follow):
                 if follow:
                     writer.settle()
         writer.close()
@@ -154,9 +152,7 @@ class _Run:
             return
         place = journal.place if journal else Place()
         with self.writing(made, journal) as writer, opened(self.texts, self.source, self.how) as given:
-            self.watch.advance(given.part(place), self.tally)
-            for count, end in enumerate(self.answered(given.read(place), writer), start=1):
-                self.watch.advance(given.part(end), self.tally)
+            for count, end in enumerate(self.answered(given, place, writer), start=1):
                 if journal and count % EVERY == 0:
                     journal.written = writer.settle()
                     journal.place, journal.skipped, journal.state = end, self.tally.skipped, writer.state
@@ -208,15 +204,20 @@ class _Run:
         with made.opened(written) as file:
             yield WRITERS[self.write_as](Sink(file, compressor(made.path), written), self.look, state)
 
-    def answered(self, items: Iterator[Item], writer: Writer, *, at_once: bool = False) -> Iterator[Place]:
-        """Answer and write what is read; after each window, or long line, the place where the next begins.
+    def answered(
+        self, given: Input, place: Place, writer: Writer, *, at_once: bool = False
+    ) -> Iterator[Place]:
+        """Answer and write what stands after `place`; after each window, or long line, where the next begins.
 
         `at_once`: before more is read.
         """
-        for long, group in groupby(items, key=lambda item: isinstance(item, LongLine)):
+        self.watch.advance(given.part(place), self.tally)
+        for long, group in groupby(given.read(place), key=lambda item: isinstance(item, LongLine)):
             if long:
-                for item in group:
-                    yield self.long_line(item, writer)
+                for item in cast(Iterator[LongLine], group):
+                    for end in self.long_line(item, writer):
+                        self.watch.advance(given.part(end), self.tally)
+                    yield item.end()
                 continue
             begun: deque[tuple[Window, int]] = deque()
             rows = self.begun_rows(group, begun)
@@ -226,6 +227,7 @@ class _Run:
                     writer.window(window, answers)
                     self.tally.texts += len(window.rows)
                     self.tally.characters += int(window.rows.lengths.sum())
+                    self.watch.advance(given.part(window.end), self.tally)
                     yield window.end
         self.tally.skipped = self.skipped
 
@@ -236,8 +238,8 @@ class _Run:
             self.tell_of_windows(window)
             yield window.rows
 
-    def long_line(self, item: Any, writer: Writer) -> Place:
-        """Answer a line in parts, and write each at once."""
+    def long_line(self, item: LongLine, writer: Writer) -> Iterator[Place]:
+        """Answer a line in parts, and write each at once; how far reading is then."""
         assert isinstance(writer, TextWriter)  # others are never given one
         self.tell_of(item.where, None)
 
@@ -249,9 +251,8 @@ class _Run:
         answering = Answering(self.model, probabilities=self.options.probabilities, as_=self.options.as_)
         for text in answering.lines(counted()):
             writer.text(text)
+            yield item.end()
         self.tally.texts += 1
-        end: Place = item.end()
-        return end
 
     def skip(self, error: InputError) -> None:
         if not self.options.skip:

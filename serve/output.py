@@ -24,6 +24,10 @@ from ohlol.serve.packed import Compressor
 Note = Callable[[str], None]
 
 
+class OutputError(InputError):
+    """A file is being written by another run, or an interrupted run cannot be gone on with."""
+
+
 class Sink:
     """Bytes into a file, compressed where `make` says how, in parts that each can be read alone."""
 
@@ -87,17 +91,17 @@ class Beside:
         return self._journal.is_file()
 
     def load(self, facts: dict[str, Any]) -> Journal | None:
-        """The journal of a run that was interrupted. Raises `InputError` where it was of something else."""
+        """The journal of a run that was interrupted. Raises `OutputError` where it was of something else."""
         if not self.kept:
             return None
         try:
             found = Journal(**json.loads(self._journal.read_text(encoding="utf-8")))
             found.place = Place(*map(int, found.place))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{self._journal}: damaged ({error}); start anew without --resume") from error
+            raise OutputError(f"{self._journal}: damaged ({error}); start anew without --resume") from error
         for name, what in (("version", "ohlol"), ("input", "the input"), ("model", "the model")):
             if found.facts.get(name) != facts[name]:
-                raise InputError(
+                raise OutputError(
                     f"{self.path}: cannot go on: {what} is not what the interrupted run had; start anew without --resume"
                 )
         before, now = found.facts.get("options", {}), facts["options"]
@@ -106,7 +110,7 @@ class Beside:
             values = ", ".join(
                 f"{name} was {before.get(name)!r}, now it is {now[name]!r}" for name in changed
             )
-            raise InputError(
+            raise OutputError(
                 f"{self.path}: cannot go on: {values}; give the same options, or start anew without --resume"
             )
         return found
@@ -126,7 +130,7 @@ class Beside:
     def opened(self, written: int) -> Iterator[IO[bytes]]:
         """`output`, cut to the bytes that an interrupted run is known to have written."""
         if written and (not self.output.exists() or self.output.stat().st_size < written):
-            raise InputError(f"{self.output}: shorter than its journal says; start anew without --resume")
+            raise OutputError(f"{self.output}: shorter than its journal says; start anew without --resume")
         with self.output.open("r+b" if written else "wb") as file:
             file.truncate(written)
             file.seek(written)
@@ -149,7 +153,7 @@ class Beside:
 def beside(path: Path) -> Iterator[Beside]:
     """The folder in which `path` is made, for this process alone.
 
-    It is removed at the end, and where the block raises before there is something to go on from. Raises `InputError`
+    It is removed at the end, and where the block raises before there is something to go on from. Raises `OutputError`
     where another process is at work on the same file.
     """
     made = Beside(path)
@@ -179,7 +183,7 @@ def _locked(made: Beside) -> IO[bytes]:
             _lock(file)
         except OSError:
             file.close()
-            raise InputError(
+            raise OutputError(
                 f"{made.path}: another run is writing it; wait for its end, or stop it"
             ) from None
         if name.exists() and os.path.samestat(name.stat(), os.fstat(file.fileno())):

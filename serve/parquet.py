@@ -19,9 +19,9 @@ from ohlol.artifacts.errors import InputError
 from ohlol.serve.answers import Answers
 from ohlol.serve.blocks import Place
 from ohlol.serve.model import WINDOW, WINDOW_CHARACTERS
-from ohlol.serve.readers import Reading, Row, Window, within
 from ohlol.serve.results import fields
 from ohlol.serve.rows import Rows
+from ohlol.serve.windows import Reading, Row, Window, within
 from ohlol.serve.writers import Look, Writer, taken
 
 TYPES = {

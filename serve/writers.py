@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
-import decimal
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,8 +12,9 @@ from typing import Any
 from ohlol.artifacts.errors import InputError
 from ohlol.serve.answers import Answers
 from ohlol.serve.output import Sink
-from ohlol.serve.readers import DELIMITERS, Row, Window
 from ohlol.serve.results import fields
+from ohlol.serve.tables import DELIMITERS
+from ohlol.serve.windows import Row, Window
 
 
 @dataclass(frozen=True)
@@ -163,6 +162,9 @@ def _cell(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """What Parquet can hold and JSON cannot."""
+    import datetime  # late: Parquet alone needs them
+    import decimal
+
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal | datetime.timedelta):

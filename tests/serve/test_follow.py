@@ -26,10 +26,24 @@ def follow(*arguments, model="hello"):
     )
 
 
+@pytest.mark.parametrize("first", [b"\n", b"h\n", b"he\n", b"\xef\xbb\xbfh\n", b"\xef\xbb\xbf\n"])
+def test_a_short_first_line(first):
+    """Looking for a byte order mark keeps no line waiting."""
+    with follow() as process:
+        process.stdin.write(first)
+        assert len(process.stdout.readline().decode()) == len(first.decode("utf-8-sig"))
+        process.stdin.close()
+
+
 def test_each_line_is_answered_before_the_next_comes():
     """A conversation: nothing waits for a block to be full, nor for another line."""
     with follow() as process:
-        for line, answer in [(b"hello\n", b"ohlol\n"), (b"\n", b"\n"), (b"he\r\n", b"oh\n")]:
+        for line, answer in [
+            (b"h\n", b"o\n"),
+            (b"hello\n", b"ohlol\n"),
+            (b"\n", b"\n"),
+            (b"he\r\n", b"oh\n"),
+        ]:
             process.stdin.write(line)
             assert process.stdout.readline() == answer
         process.stdin.write(b"hel")  # a part of a line waits for the rest

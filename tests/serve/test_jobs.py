@@ -268,6 +268,18 @@ def test_nothing_is_gone_on_with_that_has_changed(short, hello, tmp_path, monkey
     assert not jobs.kept(out)
 
 
+def test_what_is_kept_stays_where_a_command_is_wrong(short, hello, tmp_path, monkeypatch):
+    """Other options, or an input that is not there: hours of work are not dropped for it."""
+    source, out = interrupted(hello, tmp_path, monkeypatch)
+    for arguments in (["-i", str(source), "--resume", "--probabilities"], ["-i", str(tmp_path / "inn.txt")]):
+        run = CliRunner().invoke(main, ["predict", "hello", "-o", str(out), *arguments])
+        assert (run.exit_code, "goes on to" in run.stderr, jobs.kept(out)) == (
+            1,
+            arguments[-1] != "--probabilities",
+            True,
+        )
+
+
 def test_another_model_does_not_go_on(short, hello, golden, tmp_path, monkeypatch):
     source, out = interrupted(hello, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="the model is not what"):

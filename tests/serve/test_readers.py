@@ -19,7 +19,8 @@ from ohlol.serve import blocks as sizes
 from ohlol.serve.blocks import Blocks, Place
 from ohlol.serve.long_line import LongLine, begins, parts_of
 from ohlol.serve.packed import format_of, unpacked
-from ohlol.serve.readers import Reading, windows
+from ohlol.serve.readers import windows
+from ohlol.serve.windows import Reading
 
 PIECES = [
     *(b"a", b"hello", b" ", b"\n", b"\r\n", b"\r", b"\n\n", b"\0", b"\xff", b"\xc3", "é".encode()),
@@ -225,6 +226,7 @@ def test_lines_that_arrive(data, sizes_):
             self.rest, self.given, self.sizes = data, 0, iter(sizes_)
 
         def read(self, size):
+            assert blocks.end.offset >= data[: self.given].rfind(b"\n") + 1  # no whole line waits for more
             size = min(size, next(self.sizes, 64))
             given, self.rest = self.rest[:size], self.rest[size:]
             self.given += len(given)
@@ -235,8 +237,6 @@ def test_lines_that_arrive(data, sizes_):
     seen = b""
     for block in blocks:
         seen += block
-        whole = data[: pipe.given].rfind(b"\n") + 1
-        assert blocks.end.offset >= whole  # no whole line waits
         assert block.endswith(b"\n") or not pipe.rest
     assert seen == data.removeprefix(sizes.BOM)
 
