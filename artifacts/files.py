@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 
 def sha256(data: bytes | bytearray) -> str:
@@ -22,7 +22,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[IO[str]]:
+def new_file(path: Path) -> Iterator[TextIO]:
     """A UTF-8 file to write that takes the name `path` once it is complete.
 
     A lone surrogate is written as `?`. If the block raises, `path` is as it was before. What is no regular
@@ -61,13 +61,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield part
         part.chmod(0o777 & ~_umask())
         for file in sorted(part.rglob("*")):
-            _sync(file)
-        _sync(part)
+            sync(file)
+        sync(part)
         if os.path.lexists(path):
             _remove(backup)
             path.replace(backup)
         part.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
         with suppress(OSError):
             _remove(backup)
     except BaseException:
@@ -100,7 +100,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
         return
     handle = os.open(path, os.O_RDONLY)

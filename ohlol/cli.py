@@ -33,7 +33,7 @@ MODULES = {
     "generate": "language",
     "init": "learn",
     "inspect": "use",
-    "predict": "use",
+    "predict": "predict",
     "report": "learn",
     "score": "language",
     "serve": "net",

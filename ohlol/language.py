@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from ohlol.artifacts.errors import InputError
 
 if TYPE_CHECKING:
-    from ohlol.serve.files import Record
     from ohlol.serve.score import Line
+    from ohlol.serve.windows import Window
+    from ohlol.serve.writers import LineWriter
 
 PATH = click.Path(path_type=Path)
-FORMATS = click.Choice(["text", "jsonl", "csv"])
+FORMATS = click.Choice(["text", "jsonl", "csv", "tsv"])
+INPUTS = click.Choice(["text", "jsonl", "csv", "tsv", "parquet"])
 TOGETHER = 32  # characters that go to a pipe together
 
 
@@ -57,9 +57,9 @@ def generate(
 
     The prompt and what follows it, on stdout as it is made. Without a prompt, the text begins as after a line end.
     """
-    from ohlol.serve.files import stdout
     from ohlol.serve.generate import Sampling
     from ohlol.serve.generate import generate as characters
+    from ohlol.serve.output import stdout
     from ohlol.serve.stream import load
 
     if "" in stop:
@@ -70,19 +70,19 @@ def generate(
         raise click.UsageError(str(error)) from error
     made = characters(load(bundle), prompt, length=length, sampling=sampling, seed=seed, stop=stop)
     together = 1 if sys.stdout and sys.stdout.isatty() else TOGETHER
-    with stdout() as out:
-        out.write("" if no_prompt else prompt)
-        try:
-            for number, character in enumerate(made):
-                out.write(character)
-                if number % together == 0:
-                    out.flush()
-        except KeyboardInterrupt:
-            out.write("\n")
-            out.flush()
-            click.echo("stopped", err=True)
-            sys.exit(1)
-        out.write("\n")
+    out = stdout()
+    out.write(b"" if no_prompt else prompt.encode())
+    try:
+        for number, character in enumerate(made):
+            out.write(character.encode())
+            if number % together == 0:
+                out.flush()
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+        sys.exit(1)
+    finally:
+        out.write(b"\n")
+        out.flush()
 
 
 @click.command()
@@ -93,7 +93,7 @@ def generate(
 )
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write to FILE, whole or not at all.")
 @click.option("--format", "form", type=FORMATS, help="Of the output. [default: by -o]")
-@click.option("--input-format", type=FORMATS, help="Of the input. [default: by -i]")
+@click.option("--input-format", type=INPUTS, help="Of the input. [default: by -i]")
 @click.option("--field", default="text", show_default=True, help="The text's field (jsonl) or column (csv).")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Only the N oddest, the oddest first.")
 @click.option("--carry", is_flag=True, help="Lines are one running text: each is scored given those before.")
@@ -113,15 +113,18 @@ def score(
     Lines are read as by `ohlol predict`, by a language model. Text output is the line's bits per character and
     the line, with --top its number before them, divided by tabs. A line's first character is scored with --carry only.
     """
-    from ohlol.artifacts.files import new_file
-    from ohlol.serve.files import arguments, format_of, opened, records, stdout
+    from ohlol.serve.blocks import Place
+    from ohlol.serve.inputs import opened
+    from ohlol.serve.packed import format_of
     from ohlol.serve.score import Scorer, oddest
     from ohlol.serve.score import score as score_lines
     from ohlol.serve.stream import load
+    from ohlol.serve.windows import Reading
 
     if texts and source:
         raise click.UsageError("give TEXT or -i FILE, not both")
-    scorer = Scorer(load(bundle, threads=threads), carry=carry)
+    file = load(bundle, threads=threads)
+    scorer = Scorer(file, carry=carry)
     skipped = 0
 
     def skip(error: InputError) -> None:
@@ -131,74 +134,59 @@ def score(
         skipped += 1
         click.echo(f"skipped: {error}", err=True)
 
-    def numbered(inputs: Iterable[Record]) -> Iterator[tuple[int, Record]]:
-        for number, record in enumerate(inputs, start=1):
-            yield number + skipped, record
-
-    with opened(texts, source) as file:
-        name = "stdin" if source is None else str(source)
-        read_as = format_of(str(source) if source else None, input_format)
-        inputs = arguments(texts, skip) if texts else records(file, name, read_as, field, skip)
-        at_once = not texts and source is None and sys.stdin.isatty()
-        if at_once:
-            click.echo("one line at a time, Ctrl-D ends:", err=True)
-        lines: Iterable[Line] = score_lines(scorer, numbered(inputs), at_once=at_once)
+    name = "stdin" if source is None else str(source)
+    how = Reading(name, format_of(source, input_format), file.manifest.alphabet, skip, field)
+    at_once = not texts and source is None and sys.stdin is not None and sys.stdin.isatty()
+    if at_once:
+        click.echo("one line at a time, Ctrl-D ends:", err=True)
+    with opened(texts, source, how, follow=at_once) as given:
+        windows = cast("Iterator[Window]", given.read(Place()))  # lines in parts were not asked for
+        lines: Iterable[Line] = score_lines(scorer, windows)
         if top:
             lines = oddest(lines, top)
-        form = format_of(str(output) if output else None, form)
-        with stdout() if output is None else new_file(output) as out:
-            for text in _written(lines, form, field, prefix, top is not None):
-                out.write(text)
+        with _writer(output, format_of(output, form)) as writer:
+            for line in lines:
+                _write(writer, line, field, prefix, top is not None)
                 if at_once:
-                    out.flush()
+                    writer.settle()
     if skipped:
         click.echo(f"{skipped} line(s) could not be read and were skipped", err=True)
 
 
-def _written(lines: Iterable[Line], form: str, field: str, prefix: str, with_number: bool) -> Iterator[str]:
-    """Each line of the answer, with its line end; before those of a CSV, its header."""
-    columns: list[str] = []
-    for line in lines:
-        if form == "text":
-            bits = "" if line.bits is None else f"{line.bits:.4f}"
-            number = f"{line.number}\t" if with_number else ""
-            yield f"{number}{bits}\t{_flat(line.record.text)}\n"
-            continue
-        row: dict[str, Any] = {**line.record.fields, field: line.record.text}
-        added = {"number": line.number} if with_number else {}
-        for key, value in {**added, "bits_per_character": line.bits}.items():
-            if prefix + key in row:
-                raise InputError(
-                    f"the input has a field {prefix + key!r}, which the answer would replace; put a word before the "
-                    "names of the answer's fields, such as --prefix odd_"
-                )
-            row[prefix + key] = value
-        if form == "jsonl":
-            yield _json(row) + "\n"
-            continue
-        if not columns:
-            columns = list(row)
-            yield _csv(columns)
-        if row.keys() != set(columns):
-            odd = ", ".join(sorted(row.keys() ^ set(columns)))
-            raise InputError(
-                f"a CSV has the same fields in every row, these are not: {odd}; use --format jsonl"
-            )
-        yield _csv([_json(v) if isinstance(v, list | dict) else v for v in (row[c] for c in columns)])
+@contextmanager
+def _writer(output: Path | None, form: str) -> Iterator[LineWriter]:
+    from ohlol.artifacts.files import new_file
+    from ohlol.serve.output import Sink, stdout
+    from ohlol.serve.packed import compressor
+    from ohlol.serve.writers import WRITERS, Look
+
+    if form not in WRITERS:
+        raise click.UsageError(f"score writes {', '.join(WRITERS)}, not {form}")
+    if output is None:
+        writer = WRITERS[form](Sink(stdout()), Look(), {})
+        yield writer
+        writer.close()
+        return
+    with new_file(output) as file:
+        writer = WRITERS[form](Sink(file.buffer, compressor(output)), Look(), {})
+        yield writer
+        writer.close()
 
 
-def _flat(text: str) -> str:
-    """In one line, as fields of CSV and JSON may not be."""
-    return text.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
+def _write(writer: LineWriter, line: Line, field: str, prefix: str, with_number: bool) -> None:
+    from ohlol.serve.results import FLAT
+    from ohlol.serve.writers import RowWriter, TextWriter, taken
 
-
-def _json(value: Any) -> str:
-    """JSON that can be written as UTF-8: a lone surrogate stays an escape."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or text.encode("utf-8", "replace").decode() == text else json.dumps(value)
-
-
-def _csv(cells: list[Any]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer).writerow(cells)  # told to end rows otherwise, it would leave a lone `\r` unquoted
-    return buffer.getvalue().removesuffix("\r\n") + "\n"
+    added = {"number": line.number} if with_number else {}
+    if isinstance(writer, TextWriter):
+        bits = "" if line.bits is None else f"{line.bits:.4f}"
+        columns = [*map(str, added.values()), bits, line.text.translate(FLAT)]
+        writer.text("\t".join(columns) + "\n")
+        return
+    assert isinstance(writer, RowWriter)
+    row = {**line.row, field: line.text}
+    for key, value in {**added, "bits_per_character": line.bits}.items():
+        if prefix + key in row:
+            raise taken(prefix + key)
+        row[prefix + key] = value
+    writer.rows([row])

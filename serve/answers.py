@@ -90,7 +90,7 @@ class ClassifyAnswers(Answers[Classified]):
         super().__init__(rows, labels, manifest, probabilities)
         R, C = len(rows), manifest.classes
         self.label_ids = np.full(R, -1, dtype=np.int32)
-        self.probabilities = np.zeros((R, C) if probabilities else (0, C), dtype=np.float32)
+        self.probabilities = np.zeros((R, C if probabilities else 0), dtype=np.float32)
 
     def put(self, pieces: Pieces, outputs: Outputs) -> None:
         self.label_ids[pieces.row] = outputs[0]

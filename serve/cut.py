@@ -31,7 +31,7 @@ def _safe(text: str, form: Form) -> int:
     for at in range(len(text), 0, -1):
         if _ends(text[at - 1]):
             return at
-        if _begins(text[at - 1], form):
+        if begins(text[at - 1]):
             return at - 1
     return 0
 
@@ -41,12 +41,14 @@ def _ends(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Zl", "Zp", "Zs")
 
 
-def _begins(character: str, form: Form) -> bool:
-    """Whether it never joins what is before it, nor changes place with it.
+def begins(character: str) -> bool:
+    """Whether it never joins what is before it, nor changes place with it, in any normalisation form.
 
     Marks do, and the vowels and finals of Hangul; so do letters that are taken apart to one of those first. The
     last range is that of Kirat Rai, whose vowels join since Unicode 16.
     """
-    first = unicodedata.normalize("NFKD" if form in ("NFKC", "NFKD") else "NFD", character)[0]
+    if character < "\u0300":
+        return True
+    first = unicodedata.normalize("NFKD", character)[0]
     joins = "\u1160" <= first <= "\u11ff" or "\U00016d63" <= first <= "\U00016d6a"
     return not joins and not unicodedata.category(first).startswith("M")

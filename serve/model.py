@@ -141,7 +141,7 @@ class Model(ABC, Generic[R]):
 
         Raises `InputError` where a text is longer than `max_length`.
         """
-        begun: deque[tuple[Answers[R], list[Future[None]]]] = deque()
+        begun: deque[tuple[Answers[R], list[Future[Any]]]] = deque()
         try:
             for rows in windows:
                 self._check_lengths(rows)
@@ -277,7 +277,7 @@ def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
         yield window
 
 
-def _first_of(begun: deque[tuple[Answers[R], list[Future[None]]]]) -> Answers[R]:
+def _first_of(begun: deque[tuple[Answers[R], list[Future[Any]]]]) -> Answers[R]:
     """The first answers, once they are whole; they stay in `begun` until then."""
     answers, work = begun[0]
     for part in work:

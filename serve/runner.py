@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
 from ohlol.artifacts import contract
@@ -54,7 +55,12 @@ class Runner:
         self._many_rows = contract.many_rows(manifest.network) if open_batch else 0
         self._characters = max(1, min(CHARACTERS, NUMBERS // manifest.classes))
 
-    def _submit(self, *work: Any) -> Future[None]:
+    @property
+    def carries_state(self) -> bool:
+        """Whether long rows are read in chunks with the state carried, so that no answer changes."""
+        return self._open_stream is not None
+
+    def _submit(self, *work: Any) -> Future[Any]:
         with self._lock:
             if self._pool is None:
                 from concurrent.futures import ThreadPoolExecutor  # late: one text needs none
@@ -76,8 +82,8 @@ class Runner:
         elif not chunked:
             after = CONTEXT if self._manifest.network["bidirectional"] else 0
             whole = join([whole, rest.windows(STRETCH, CONTEXT, after)])
-        work: list[tuple[Callable[[Pieces, Answers[Any]], None], Pieces]]
-        work = [(self._in_chunks, piece) for piece in chunked]
+        work: list[tuple[Callable[[Pieces, Answers[Any]], object], Pieces]]
+        work = [(self.in_chunks, piece) for piece in chunked]
         work += [(self._batch, batch) for batch in whole.batches(self._characters)]
         if self._workers > 1 and len(work) > 1:
             return [self._submit(do, pieces, answers) for do, pieces in work]
@@ -92,12 +98,18 @@ class Runner:
         session = many() if many else self._session
         answers.put(pieces, run(session, answers.asks, feed))
 
-    def _in_chunks(self, pieces: Pieces, answers: Answers[Any]) -> None:
-        """One long row, piece by piece, with the state carried from one to the next."""
+    def in_chunks(
+        self, pieces: Pieces, answers: Answers[Any], state: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """One long row, or a stretch of one, chunk by chunk, with the state carried from one to the next.
+
+        `state` is that before the piece, None: of nothing; what is returned is the state after it.
+        """
         assert self._open_stream
         session = self._open_stream()
         S, _, H = self._manifest.shape(contract.inputs("stream")[1])
-        state = np.zeros((int(S), 1, int(H)), dtype=np.float32)
+        if state is None:
+            state = np.zeros((int(S), 1, int(H)), dtype=np.float32)
         chunks = pieces.windows(STRETCH, 0, 0)
         names = [*answers.asks, "next_state"]
         for k in range(len(chunks)):
@@ -106,3 +118,4 @@ class Runner:
             points = answers.rows.points[None, start : start + int(chunk.length[0])]
             *outputs, state = run(session, names, {"codepoints": points, "state": state})
             answers.put(chunk, outputs)
+        return state

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ohlol.artifacts.errors import InputError
-from ohlol.serve.files import Record
-from ohlol.serve.model import WINDOW
 from ohlol.serve.piecewise import nats
 from ohlol.serve.rows import Pieces, Rows
 from ohlol.serve.stream import StreamFile
-
-WIDE = 2**20  # characters of lines that are looked at together
+from ohlol.serve.windows import Row, Window
 
 
 class Scorer:
@@ -38,9 +35,8 @@ class Scorer:
         self._hidden = file.beginning().hidden[:, None]  # after the lines so far, with their last logits
         self._last = np.zeros((1, 0, file.manifest.classes), dtype=np.float32)
 
-    def __call__(self, texts: Sequence[str]) -> list[float | None]:
+    def __call__(self, rows: Rows) -> list[float | None]:
         """Of each, in order; None where there is no character to score."""
-        rows = Rows.of(texts, self._file.manifest.alphabet)
         return self._running(rows) if self._carry else self._each(rows)
 
     def _each(self, rows: Rows) -> list[float | None]:
@@ -89,17 +85,17 @@ class Line(NamedTuple):
     """A line, its number from 1, and its bits per character."""
 
     number: int
-    record: Record
+    text: str
+    row: Row
     bits: float | None
 
 
-def score(scorer: Scorer, numbered: Iterable[tuple[int, Record]], *, at_once: bool = False) -> Iterator[Line]:
-    """Every line, in order; `at_once`, before the next one is read."""
-    numbered = iter(numbered)
-    while window := list(_window(numbered, 1 if at_once else WINDOW)):
-        bits = scorer([record.text for _, record in window])
-        for (number, record), of_line in zip(window, bits, strict=True):
-            yield Line(number, record, of_line)
+def score(scorer: Scorer, windows: Iterable[Window]) -> Iterator[Line]:
+    """Every line, in order."""
+    for window in windows:
+        bits = scorer(window.rows)
+        for k, (text, row, of_line) in enumerate(zip(window.rows.texts(), window.records, bits, strict=True)):
+            yield Line(_number(window.wheres(k)), text, row, of_line)
 
 
 def oddest(lines: Iterable[Line], count: int) -> list[Line]:
@@ -109,13 +105,10 @@ def oddest(lines: Iterable[Line], count: int) -> list[Line]:
     return heapq.nlargest(count, scored, key=lambda line: (line.bits, -line.number))
 
 
-def _window(numbered: Iterator[tuple[int, Record]], most: int) -> Iterator[tuple[int, Record]]:
-    characters = 0
-    for number, record in islice(numbered, most):
-        yield number, record
-        characters += len(record.text)
-        if characters >= WIDE:
-            return
+def _number(where: str) -> int:
+    """Of `name:3`, `name:3 to 5` and `argument 3`."""
+    found = re.search(r"\d+", where.rpartition(":")[2])
+    return int(found[0]) if found else 0
 
 
 def _bits(score: NDArray[np.float64]) -> float | None:

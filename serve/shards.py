@@ -21,7 +21,12 @@ import numpy as np
 from ohlol.artifacts.errors import InputError, OhlolError
 from ohlol.artifacts.files import new_file
 from ohlol.serve.batch_predictor import BatchPredictor
-from ohlol.serve.files import Record, records, write
+from ohlol.serve.blocks import Blocks
+from ohlol.serve.jobs import side_by_side
+from ohlol.serve.output import Sink
+from ohlol.serve.readers import windows
+from ohlol.serve.windows import Reading
+from ohlol.serve.writers import JsonlWriter, Look
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 SMALLEST, LARGEST = 1 << 20, 64 << 20  # bytes of a piece
@@ -151,24 +156,18 @@ class Worker:
                 raise error
             skipped.append(str(error))
 
-        def counted(inputs: Iterator[Record]) -> Iterator[Record]:
-            nonlocal rows
-            for record in inputs:
-                rows += 1
-                yield record
-
-        predictor = self.predictor
+        model, predictor = self.predictor.model, self.predictor
+        look = Look(predictor.probabilities, predictor.as_, predictor.prefix, predictor.column)
         with Path(piece.path).open("rb") as file, new_file(part) as out:
-            place = _seek(file, piece.start)
-            where = piece.path if not place else f"{piece.path}, lines counted from byte {place + 1}"
-            lines: Any = _lines(file, piece.stop)
-            inputs = counted(records(lines, where, "jsonl", predictor.column, skip))
-            options: Any = {
-                "as_": predictor.as_,
-                "probabilities": predictor.probabilities,
-                "prefix": predictor.prefix,
-            }
-            write(predictor.model, inputs, out, "jsonl", field=predictor.column, **options)
+            begin, end = _line_at(file, piece.start), _line_at(file, piece.stop)
+            where = piece.path if not begin else f"{piece.path}, lines counted from byte {begin + 1}"
+            how = Reading(where, "jsonl", model.manifest.alphabet, skip, predictor.column, model.max_length)
+            writer = JsonlWriter(Sink(out.buffer), look, {})
+            read: Any = windows(Blocks(_Stretch(file, begin, end)), how)
+            for window, answers in side_by_side(model, read, probabilities=predictor.probabilities):
+                writer.window(window, answers)
+                rows += len(window.rows)
+            writer.close()
         return rows, skipped
 
     def parquet(self, piece: Piece, part: Path) -> tuple[int, list[str]]:
@@ -194,20 +193,27 @@ class Worker:
         return rows, []
 
 
-def _seek(file: IO[bytes], start: int) -> int:
-    """Go to the first line that begins at `start` or behind; where that is."""
-    if start:
-        file.seek(start - 1)
-        file.readline()
+def _line_at(file: IO[bytes], place: int) -> int:
+    """Where the first line begins that begins at `place` or behind."""
+    if not place:
+        return 0
+    file.seek(place - 1)
+    file.readline()
     return file.tell()
 
 
-def _lines(file: IO[bytes], stop: int) -> Iterator[bytes]:
-    """The lines that begin before `stop`."""
-    place = file.tell()
-    while place < stop and (line := file.readline()):
-        place += len(line)
-        yield line
+class _Stretch:
+    """The bytes of a file from `begin` to `end`, as a file."""
+
+    def __init__(self, file: IO[bytes], begin: int, end: int) -> None:
+        self._file, self._begin, self._end = file, begin, end
+        self.seek(0)
+
+    def read(self, size: int, /) -> bytes:
+        return self._file.read(max(0, min(size, self._end - self._file.tell())))
+
+    def seek(self, offset: int, /) -> int:
+        return self._file.seek(self._begin + offset) - self._begin
 
 
 def _parquet(path: Path) -> Any:

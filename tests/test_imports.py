@@ -20,7 +20,7 @@ ALLOWED = {
     "export": {"artifacts", "train", "serve", "export", "numpy", "torch", "onnx"},
     "ohlol": {"ohlol", "artifacts", "serve", "train", "export", "click"},
 }
-OWN = {"cli", "language", "learn", "make", "net", "use"}  # modules of the command line
+OWN = {"cli", "language", "learn", "make", "net", "predict", "use"}  # modules of the command line
 
 
 def imported(file):

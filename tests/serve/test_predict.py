@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -331,3 +332,60 @@ def test_closed_streams(closed):
             1,
             "Error: stdout is closed; write to a file with -o FILE\n",
         )
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    """Which extra brings it, in one line."""
+    (tmp_path / "in.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "ohlol.serve.parquet", raising=False)
+    monkeypatch.delattr("ohlol.serve.parquet", raising=False)
+    message = refused("hello", "-i", tmp_path / "in.parquet")
+    assert message == "Error: `ohlol predict` needs pyarrow: pip install 'ohlol[parquet]'\n"
+
+
+def test_tab_separated(tmp_path):
+    """By the name, or by the option; quoted as a CSV is."""
+    source, out = tmp_path / "in.tsv", tmp_path / "out.tsv"
+    source.write_text('id\ttext\n1\t"he\tl"\n2\thello\n')
+    answers("hello", "-i", source, "-o", out)
+    rows = out.read_text().split("\n")
+    assert (rows[0], rows[2]) == ("id\ttext\tlabels", "2\thello\tohlol")
+    assert rows[1].startswith('1\t"he\tl"\t')
+    assert answers("hello", "--input-format", "tsv", stdin=b"text\nhello\n") == "ohlol\n"
+
+
+def test_dashes_are_the_standard_streams():
+    """As other commands have it."""
+    assert answers("hello", "-i", "-", "-o", "-", stdin=b"hello\n") == "ohlol\n"
+
+
+def test_compressed_files(tmp_path):
+    """Unpacked and packed by the last suffix; the one before it says the format. Damage is one message."""
+    source, out = tmp_path / "in.jsonl.gz", tmp_path / "out.csv.gz"
+    source.write_bytes(gzip.compress(b'{"text": "hello"}\n') + gzip.compress(b'{"text": "he"}\n'))
+    answers("hello", "-i", source, "-o", out)
+    assert gzip.decompress(out.read_bytes()).startswith(b"text,labels\nhello,ohlol\nhe,")
+    source.write_bytes(source.read_bytes()[:-5])
+    message = refused("hello", "-i", source, "-o", out)
+    assert f"{source}: cannot be unpacked as gzip (it ends too early)" in message
+    source.write_bytes(b"hello\n")
+    assert f"{source}: cannot be unpacked as gzip" in refused("hello", "-i", source)
+
+
+def test_what_is_wrong_is_told_in_the_order_of_the_lines():
+    """Whatever is wrong with them."""
+    result = predict(
+        "hello", "--input-format", "jsonl", "--on-error", "skip", stdin=b'{\n\xff\n{"text": "hello"}\n[]\n'
+    )
+    assert [line.split(":")[2] for line in result.stderr.splitlines()[:3]] == ["1", "2", "4"]
+    assert result.stdout == "ohlol\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_workers(workers):
+    """However many batches run at once, the answers and their order are the same."""
+    lines = ["hello"[: k % 6] * (k % 9) for k in range(2_000)]
+    text = "".join(line + "\n" for line in lines).encode()
+    assert answers("hello", "--workers", workers, stdin=text) == answers("hello", stdin=text)
+    assert "Invalid value for '--workers'" in refused("hello", "hello", "--workers", "0", code=2)

@@ -1,0 +1,175 @@
+"""Parquet in and out: columns and types kept, answers with types of their own, bad rows named."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from ohlol.cli import main
+
+pa = pytest.importorskip("pyarrow", reason="the extra [parquet] is not installed")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def run(model, source, out=None, *options, code=0):
+    arguments = ["predict", str(model), "-i", str(source), *(["-o", str(out)] if out else []), *options]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.stdout if code == 0 else result.stderr
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    ids=str,
+)
+def test_columns_are_kept_with_their_types(tmp_path, kind):
+    """Whatever they are; the answers come after them, and the text is as it was given."""
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    table = pa.table(
+        {
+            "id": pa.array([1, 2, 3], pa.uint8()),
+            "text": pa.array(["hello", "", "he\u0301"]).cast(kind) if kind != pa.string_view() else pa.array(["hello", "", "he\u0301"], kind),
+            "when": pa.array([datetime.datetime(2026, 1, 1), None, None], pa.timestamp("us")),
+            "nested": pa.array([{"a": [1]}, None, {"a": []}]),
+        }
+    )  # fmt: skip
+    pq.write_table(table, source, row_group_size=2)
+    run("hello", source, out)
+    found = pq.read_table(out)
+    assert found.select(table.column_names).cast(pq.read_table(source).schema) == pq.read_table(source)
+    assert found.schema.names == [*table.column_names, "labels"]
+    assert found["labels"].type == pa.list_(pa.field("element", pa.string()))
+    assert [len(labels) for labels in found["labels"].to_pylist()] == [5, 0, 2]
+    assert found["labels"][0].as_py() == list("ohlol")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "options", "types"),
+    [
+        ("classify", [], {"label": "string"}),
+        ("classify", ["--probabilities"], {"label": "string", "probability": "float", "probabilities": "map<string, float"}),
+        ("lm", ["--probabilities"], {"bits_per_character": "double", "next": "string", "probability": "float"}),
+        ("words", ["--as", "words"], {"words": "list<element: string>", "spans": "list<element: list<element: int64>>"}),
+        ("words", ["--as", "sentences", "--probabilities"], {"sentences": "list<element: string>", "probabilities": "list<element: float>"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [["xin chào bạn.", "", "Rossi"], ["", ""], []])
+def test_answers_have_the_same_types_in_every_file(golden, tmp_path, bundle, options, types, rows):
+    """With texts, with empty ones alone, with none: files of one job can be read as one table. The values are those of JSON."""
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"text": pa.array(rows, pa.string())}), source)
+    run(golden / bundle, source, out, *options, "--prefix", "p_")
+    found = pq.read_table(out)
+    assert {name: str(found.schema.field(f"p_{name}").type).split(" (")[0] for name in types} == types
+    expected = [
+        json.loads(line)
+        for line in run(golden / bundle, source, None, "--format", "jsonl", *options).splitlines()
+    ]
+    for name in types:
+        values = found[f"p_{name}"].to_pylist()
+        if "map" in types[name]:
+            values = [dict(value) for value in values]
+        assert rounded(values) == rounded([row[name] for row in expected])
+
+
+def rounded(value):
+    """A value with its floats as float32 has them, roughly."""
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def test_rows_without_a_text(tmp_path):
+    """Named by their number, and left out if asked; the rest stays beside its own columns."""
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"n": [1, 2, 3], "text": ["hello", None, "he"]}), source)
+    assert f"{source}: row 2: no text (null)" in run("hello", source, out, code=1)
+    assert not out.exists()
+    run("hello", source, out, "--on-error", "skip")
+    assert pq.read_table(out)["n"].to_pylist() == [1, 3]
+    run("hello", source, out, "--on-error", "skip", "--max-length", "4")
+    assert pq.read_table(out)["n"].to_pylist() == [3]
+    pq.write_table(pq.read_table(source).slice(2).append_column("x", [[1]]), source)
+    assert f"{source}: row 1: a text of 2 characters" in run(
+        "hello", source, out, "--max-length", "1", code=1
+    )
+
+
+def test_bytes_that_are_no_utf8(tmp_path):
+    """Arrow does not look at what a column of strings holds; the row is named."""
+    source = tmp_path / "in.parquet"
+    column = pa.array([b"hello", b"\xff"]).view(pa.string())
+    pq.write_table(pa.table({"text": column}), source)
+    assert f"{source}: row 2: not UTF-8" in run("hello", source, code=1)
+    assert run("hello", source, None, "--on-error", "skip") == "ohlol\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"txt": ["a"], "n": [1]}, "no column 'text'; it has txt, n. Name another with --field"),
+        ({"text": [1, 2]}, "column 'text' is int64, expected strings"),
+        ({"text": ["a"], "labels": ["b"]}, "the input has a field 'labels'"),
+    ],
+)
+def test_wrong_columns(tmp_path, table, message):
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table(table), source)
+    assert message in run("hello", source, tmp_path / "out.parquet", code=1)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 20, 200, -1, -9])
+def test_a_damaged_file(tmp_path, cut):
+    """One message that names it, wherever it is cut off."""
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": ["hello"] * 99}), source)
+    source.write_bytes(source.read_bytes()[:cut])
+    assert run("hello", source, code=1).startswith(f"Error: {source}: cannot be read as Parquet: ")
+
+
+def test_other_formats_into_parquet_and_back(tmp_path):
+    """What JSON lines hold has types in Parquet; and back again it is what it was."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    rows = [{"text": "hello", "n": k, "tags": ["a"] * k, "none": None, "f": k / 2} for k in range(3)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("hello", source, out)
+    again = [
+        json.loads(line)
+        for line in run("hello", out, None, "--format", "jsonl", "--prefix", "b_").splitlines()
+    ]
+    assert again == [{**row, "labels": list("ohlol"), "b_labels": list("ohlol")} for row in rows]
+
+
+def test_rows_that_do_not_fit_one_table(tmp_path):
+    """Another column, another type, a lone surrogate: told, never dropped."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    for other, message in (
+        ({"text": "a", "n": "x"}, "column 'n' cannot be written as Parquet"),
+        ({"text": "\ud800"}, "column 'text' cannot be written as Parquet"),
+    ):
+        source.write_text("".join(json.dumps(row) + "\n" for row in ({"text": "a", "n": 1}, other)))
+        assert message in run("hello", source, out, code=1)
+
+
+def test_what_json_cannot_hold(tmp_path):
+    """Dates and decimals have a plain form; bytes have none, and are told."""
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": ["he"], "d": [datetime.date(2026, 1, 2)]}), source)
+    assert json.loads(run("hello", source, None, "--format", "jsonl"))["d"] == "2026-01-02"
+    pq.write_table(pa.table({"text": ["he"], "b": [b"\0"]}), source)
+    assert "holds bytes, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
+
+
+def test_parquet_has_no_pipes(tmp_path):
+    """Its end says where everything is: a file of its own, said before anything is read."""
+    for arguments in (["hello", "--format", "parquet"], ["--input-format", "parquet"]):
+        result = CliRunner().invoke(main, ["predict", "hello", *arguments])
+        assert (result.exit_code, "Parquet needs a file of its own" in result.stderr) == (1, True)
