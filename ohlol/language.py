@@ -146,7 +146,7 @@ def score(
             lines = oddest(lines, top)
         with _writer(output, format_of(output, form)) as writer:
             for line in lines:
-                _write(writer, line, field, prefix, top is not None)
+                _write(writer, line, prefix, top is not None)
                 if at_once:
                     writer.settle()
     if skipped:
@@ -173,18 +173,18 @@ def _writer(output: Path | None, form: str) -> Iterator[LineWriter]:
         writer.close()
 
 
-def _write(writer: LineWriter, line: Line, field: str, prefix: str, with_number: bool) -> None:
-    from ohlol.serve.results import FLAT
+def _write(writer: LineWriter, line: Line, prefix: str, with_number: bool) -> None:
     from ohlol.serve.writers import RowWriter, TextWriter, taken
 
     added = {"number": line.number} if with_number else {}
     if isinstance(writer, TextWriter):
         bits = "" if line.bits is None else f"{line.bits:.4f}"
-        columns = [*map(str, added.values()), bits, line.text.translate(FLAT)]
+        text = line.text.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")  # in one line
+        columns = [*map(str, added.values()), bits, text]
         writer.text("\t".join(columns) + "\n")
         return
     assert isinstance(writer, RowWriter)
-    row = {**line.row, field: line.text}
+    row = dict(line.row)
     for key, value in {**added, "bits_per_character": line.bits}.items():
         if prefix + key in row:
             raise taken(prefix + key)

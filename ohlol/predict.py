@@ -90,11 +90,6 @@ def predict(
             raise click.UsageError("--engine ray writes the form it reads; leave the formats to the names")
         if resume or follow or max_length:
             raise click.UsageError("--resume, --follow and --max-length are not for --engine ray")
-        _predict_shards(
-            model, source, output, workers, on_error,
-            column=field, as_=as_, probabilities=probabilities, prefix=prefix, threads=threads,
-        )  # fmt: skip
-        return
     if resume and not (source and source.is_file() and output and (output.is_file() or not output.exists())):
         raise click.UsageError("--resume goes from -i FILE to -o FILE: a pipe cannot be read again")
     if follow and (texts or (source and not source.is_fifo())):
@@ -106,6 +101,14 @@ def predict(
     loaded = ohlol.load(model, threads=threads, workers=workers or 0)
     if as_ != "labels" and loaded.manifest.label_scheme is None:
         raise click.UsageError(f"--as {as_}: the labels of {model} do not mark words")
+    if engine == "ray":
+        assert source  # as said above
+        assert output
+        _predict_shards(
+            model, source, output, workers, on_error,
+            column=field, as_=as_, probabilities=probabilities, prefix=prefix, threads=threads,
+        )  # fmt: skip
+        return
     if not texts and source is None and sys.stdin is not None and sys.stdin.isatty():
         click.echo("one text a line, Ctrl-D ends:", err=True)
         follow = True

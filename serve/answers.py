@@ -7,7 +7,7 @@ called is in `ASKS`; those that are not wanted are not asked for.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from ohlol.artifacts.contract import Task
 from ohlol.artifacts.manifest import Manifest
 from ohlol.serve.results import Classified, Labels, Scored, Tagged, line
 from ohlol.serve.rows import Pieces, Rows
-from ohlol.serve.spelling import joined_labels, words
+from ohlol.serve.spelling import joined, joined_labels, words
 
 R = TypeVar("R", Tagged, Classified, Scored)
 Outputs = list[NDArray[Any]]
@@ -73,6 +73,10 @@ class TagAnswers(Answers[Tagged]):
         start = int(self.rows.starts[row])
         end = start + int(self.rows.lengths[row])
         return Tagged(text, self.label_ids[start:end], self.probabilities[start:end], self.labels)
+
+    def spelled(self, names: Sequence[str], divider: str) -> list[str]:
+        """Each row's labels under these names, none of which has a newline, with `divider` between them."""
+        return joined(self.rows, self.label_ids, names, divider).split("\n")[:-1]
 
     def lines(self, *, probabilities: bool = False, as_: str = "labels") -> str:
         if probabilities or as_ == "sentences":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +35,9 @@ class Scorer:
         self._hidden = file.beginning().hidden[:, None]  # after the lines so far, with their last logits
         self._last = np.zeros((1, 0, file.manifest.classes), dtype=np.float32)
 
-    def __call__(self, rows: Rows) -> list[float | None]:
+    def __call__(self, texts: Sequence[str] | Rows) -> list[float | None]:
         """Of each, in order; None where there is no character to score."""
+        rows = texts if isinstance(texts, Rows) else Rows.of(texts, self._file.manifest.alphabet)
         return self._running(rows) if self._carry else self._each(rows)
 
     def _each(self, rows: Rows) -> list[float | None]:
@@ -94,8 +95,8 @@ def score(scorer: Scorer, windows: Iterable[Window]) -> Iterator[Line]:
     """Every line, in order."""
     for window in windows:
         bits = scorer(window.rows)
-        for k, (text, row, of_line) in enumerate(zip(window.rows.texts(), window.records, bits, strict=True)):
-            yield Line(_number(window.wheres(k)), text, row, of_line)
+        for k, (row, of_line) in enumerate(zip(window.records, bits, strict=True)):
+            yield Line(_number(window.wheres(k)), row[window.field], row, of_line)
 
 
 def oddest(lines: Iterable[Line], count: int) -> list[Line]:

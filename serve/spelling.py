@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +17,15 @@ SPACE, TAB = 32, 9
 
 def joined_labels(rows: Rows, label_ids: NDArray[np.int32], labels: Labels) -> str:
     """The labels of each row, divided as `str` of a result divides them."""
-    lengths = np.fromiter(map(len, labels.flat), dtype=np.int64)
-    separator = len(labels.separator)
+    return joined(rows, label_ids, labels.flat, labels.separator)
+
+
+def joined(rows: Rows, label_ids: NDArray[np.int32], names: Sequence[str], divider: str) -> str:
+    """The names of each row's labels, none of which has a newline, with `divider` between them."""
+    lengths = np.fromiter(map(len, names), dtype=np.int64)
+    separator = len(divider)
     begins = np.cumsum(lengths + separator) - lengths - separator
-    table = codepoints("".join(label + labels.separator for label in labels.flat) or "\0")
+    table = codepoints("".join(name + divider for name in names) or "\0")
     keep = rows.inside.copy()
     ends = rows.starts + rows.lengths
     keep[ends] = True  # the place after a row becomes its line's end

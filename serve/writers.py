@@ -7,12 +7,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ohlol.artifacts.errors import InputError
-from ohlol.serve.answers import Answers
+from ohlol.serve.answers import Answers, TagAnswers
 from ohlol.serve.output import Sink
-from ohlol.serve.results import fields
+from ohlol.serve.results import Result, fields
 from ohlol.serve.tables import DELIMITERS
 from ohlol.serve.windows import Row, Window
 
@@ -83,10 +83,24 @@ class JsonlWriter(RowWriter):
     """The row that each text is from, with the fields of the answer after its own."""
 
     def window(self, window: Window, answers: Answers[Any]) -> None:
-        self.rows(answered(window, answers, self._look))
+        if _labels_alone(answers, self._look):
+            self._sink.write("".join(self._labelled(window, cast(TagAnswers, answers))).encode("utf-8"))
+        else:
+            self.rows(answered(window, answers, self._look))
 
     def rows(self, rows: Iterable[Row]) -> None:
         self._sink.write("".join([_json(row) + "\n" for row in rows]).encode("utf-8"))
+
+    def _labelled(self, window: Window, answers: TagAnswers) -> list[str]:
+        """The same, without a loop over characters: as JSON, a row's labels are their names' JSON side by side."""
+        field = self._look.prefix + "labels"
+        lists = answers.spelled([_json(name) for name in answers.labels.names], ", ")
+        made = []
+        for row, labels in zip(window.records, lists, strict=True):
+            if field in row:
+                raise taken(field)
+            made.append(f"{_json(row)[:-1]}, {_json(field)}: [{labels}]}}\n")
+        return made
 
 
 class CsvWriter(RowWriter):
@@ -131,13 +145,31 @@ def answered(window: Window, answers: Answers[Any], look: Look, *, joined: bool 
 
     Raises `InputError` where a field of the row would be replaced.
     """
-    for record, result in zip(window.records, answers.results(), strict=True):
+    added: Iterator[Row]
+    if joined and _labels_alone(answers, look) and "\n" not in "".join(answers.labels.names):
+        labels = answers.labels
+        added = (
+            {"labels": text} for text in cast(TagAnswers, answers).spelled(labels.names, labels.separator)
+        )
+    else:
+        added = (_fields(result, look, joined) for result in answers.results())
+    for record, answer in zip(window.records, added, strict=True):
         row = dict(record)
-        for key, value in fields(result, probabilities=look.probabilities, as_=look.as_).items():
+        for key, value in answer.items():
             if look.prefix + key in row:
                 raise taken(look.prefix + key)
-            row[look.prefix + key] = str(result) if joined and key == "labels" else value
+            row[look.prefix + key] = value
         yield row
+
+
+def _fields(result: Result, look: Look, joined: bool) -> Row:
+    row = fields(result, probabilities=look.probabilities, as_=look.as_)
+    return row | {"labels": str(result)} if joined and "labels" in row else row
+
+
+def _labels_alone(answers: Answers[Any], look: Look) -> bool:
+    """Whether each character's label is all that is added."""
+    return isinstance(answers, TagAnswers) and look.as_ == "labels" and not look.probabilities
 
 
 def taken(name: str) -> InputError:

@@ -21,7 +21,7 @@ from ohlol.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README": "README", "tutorial": "docs/tutorial"}  # English: .md, Chinese: .zh.md
-ENGLISH = {"adopt": "docs/adopt", "formats": "docs/formats", "streams": "docs/streams"}
+ENGLISH = {name: f"docs/{name}" for name in ("adopt", "formats", "predict", "streams")}
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(r"^```(bash|python)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
@@ -105,7 +105,7 @@ def test_the_readme_does_what_it_shows(tmp_path: Path, real_data: Path) -> None:
 
 @pytest.mark.parametrize("name", ENGLISH)
 def test_an_english_page_does_what_it_shows(name: str, tmp_path: Path) -> None:
-    """A module and a file of weights become bundles; a stream carries its state."""
+    """A module and a file of weights become bundles; a stream carries its state; files are answered."""
     run_page(name, tmp_path)
 
 

@@ -17,7 +17,7 @@ from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.errors import InputError
 from ohlol.serve import blocks as sizes
 from ohlol.serve.blocks import Blocks, Place
-from ohlol.serve.long_line import LongLine, begins, parts_of
+from ohlol.serve.long_line import LongLine, parts_of
 from ohlol.serve.packed import format_of, unpacked
 from ohlol.serve.readers import windows
 from ohlol.serve.windows import Reading
@@ -254,23 +254,6 @@ def test_the_parts_of_a_line_are_the_whole_normalised(text, form, size):
     pieces = (data[k : k + size] for k in range(0, len(data), size))
     whole = text if form == "none" else unicodedata.normalize(form, text)
     assert "".join(parts_of(pieces, Alphabet("a", form), "in:1")) == whole
-
-
-def test_no_character_that_joins_with_the_one_before_begins_a_part():
-    """All of Unicode: the second of every pair that composes, and whatever is reordered among marks."""
-    joining = set()
-    for point in range(sys.maxunicode + 1):
-        character = chr(point)
-        parts = unicodedata.decomposition(character).split()
-        if len(parts) == 2 and not parts[0].startswith("<"):
-            joining.add(chr(int(parts[1], 16)))
-        if unicodedata.combining(unicodedata.normalize("NFKD", character)[0]):
-            joining.add(character)
-    joining |= {
-        chr(point) for point in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))
-    }  # Hangul, by arithmetic
-    assert len(joining) > 900
-    assert [character for character in joining if begins(character)] == []
 
 
 def test_what_is_wrong_is_told_with_its_line(tmp_path):

@@ -21,9 +21,7 @@ import ohlol
 from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.errors import InputError
 from ohlol.cli import main
-from ohlol.serve.files import Record
-from ohlol.serve.score import Line, Scorer, _window, oddest
-from ohlol.serve.score import score as score_lines
+from ohlol.serve.score import Line, Scorer, oddest
 from ohlol.serve.stream import load
 
 TEXTS = st.text(st.sampled_from("ehlo .👋é\u0301\u1100\u1161\0\ud800"), max_size=40)
@@ -92,15 +90,6 @@ def test_long_lines_run_in_parts(model, file, monkeypatch):
     assert max(sizes) <= file.most == 8_192
 
 
-def test_a_window_is_bounded_by_lines_and_characters():
-    """Lines are read ahead by a window, and by less where they are long."""
-    short = iter(enumerate([Record("h", {})] * 10_000))
-    assert len(list(_window(short, 2_048))) == 2_048
-    long = iter(enumerate([Record("h" * 300_000, {})] * 10))
-    windows = [[number for number, _ in _window(long, 2_048)] for _ in range(4)]
-    assert windows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], []]
-
-
 # The log: usual lines, and three that are not.
 
 
@@ -157,7 +146,7 @@ def test_the_oddest_are_kept_and_nothing_else():
     def lines():
         for number, bits in enumerate([1.0, None, 3.0, 1.0, 3.0, 0.5] * 1_000, start=1):
             read.append(number)
-            yield Line(number, Record("", {}), bits)
+            yield Line(number, "", {}, bits)
 
     found = oddest(lines(), 4)
     assert [line.number for line in found] == [3, 5, 9, 11]
@@ -296,19 +285,6 @@ def test_lines_typed_by_hand_are_answered_at_once(golden):
         assert running.stdout.read() == b""
     os.close(above)
     assert running.returncode == 0
-
-
-def test_no_line_is_lost_or_read_too_early(file):
-    """`at_once` answers a line before it takes the next."""
-    taken = []
-
-    def lines():
-        for number in range(1, 4):
-            taken.append(number)
-            yield number, Record(USUAL, {})
-
-    found = score_lines(Scorer(file), lines(), at_once=True)
-    assert [(line.number, len(taken)) for line in found] == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_only_language_models_score():

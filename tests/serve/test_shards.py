@@ -200,7 +200,7 @@ def test_the_command_says_what_it_needs(tmp_path):
         (["--engine", "ray", "-o", out], "needs -i SHARDS and -o DIR"),
         (["--engine", "ray", "-i", str(source), "-o", out, "--format", "csv"], "writes the form it reads"),
         (["--engine", "ray", "-i", str(source), "-o", out, "--as", "words"], "do not mark words"),
-        (["--workers", "2", "hello"], "--workers goes with --engine ray"),
+        (["--engine", "ray", "-i", str(source), "-o", out, "--resume"], "are not for --engine ray"),
     ):
         result = CliRunner().invoke(main, ["predict", "hello", *arguments])
         assert result.exit_code == 2
