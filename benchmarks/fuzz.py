@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -175,12 +176,16 @@ VALUES = (
 )  # fmt: skip
 
 
-def mutated(data: bytes, most: int, seed: int) -> bytes:
-    """For JSON: half of the time another value, name or order at one place of it, else as libFuzzer does."""
+def mutated(begin: bytes, data: bytes, most: int, seed: int) -> bytes:
+    """For JSON: most of the time another value, name or order at one place of it, else as libFuzzer does.
+
+    Every other time at one place of `begin`: what libFuzzer keeps are new ways to be refused, and change upon change
+    leads ever farther from what is not.
+    """
     draw = random.Random(seed)
     with contextlib.suppress(ValueError, RecursionError, IndexError):
-        if draw.random() < 0.5:
-            value = json.loads(data)
+        if draw.random() < 0.8:
+            value = json.loads(data if draw.random() < 0.5 else begin)
             places = list(_places(value))
             holder, key = draw.choice(places)
             old = holder.pop(key)
@@ -226,6 +231,8 @@ def with_atheris(name: str, seconds: int, crashes: Path) -> tuple[int, int]:
             str(corpus),
             f"-max_total_time={left}",
             "-max_len=65536",
+            "-len_control=0",
+            "-mutate_depth=2",  # more at once, and hardly an input is still well-formed
         ]
         command += [f"-timeout={SLOW}", "-rss_limit_mb=4096", f"-artifact_prefix={crashes}/{name}-"]
         ran = subprocess.run(
@@ -317,9 +324,9 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         target = TARGETS[sys.argv[2]]
-        grow = (
-            {"custom_mutator": mutated} if sys.argv[2] in ("manifest", "metadata", "folder", "jsonl") else {}
-        )
+        begin, grow = _seeds()[sys.argv[2]][0], {}
+        if sys.argv[2] in ("manifest", "metadata", "folder"):
+            grow = {"custom_mutator": partial(mutated, begin)}
         atheris.Setup([sys.argv[0], *sys.argv[3:]], lambda data: tried(target, data), **grow)
         atheris.Fuzz()
     else:
