@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -103,7 +105,7 @@ def read(file: Path, most: int = MOST_BYTES) -> bytes:
     try:
         with file.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
-            data = opened.read(most) if size <= most else b""
+            data = opened.read(size) if size <= most else b""
     except (OSError, ValueError, MemoryError) as error:  # no rights, no name here, no room
         raise BundleError(f"{file}: cannot be read ({error!r}); copy or export it again") from error
     if size > most:
@@ -113,9 +115,12 @@ def read(file: Path, most: int = MOST_BYTES) -> bytes:
 
 def _checked(root: Path, file: Path, entry: Entry) -> bytes:
     """The bytes of a file inside `root`, looked at only as far as is needed to refuse it."""
+    there, size = False, 0
     try:
-        inside, there = file.resolve().is_relative_to(root), file.is_file()
-        size = file.stat().st_size if there else 0
+        inside = file.resolve().is_relative_to(root)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            state = file.stat()
+            there, size = stat.S_ISREG(state.st_mode), state.st_size
     except (OSError, ValueError, RuntimeError) as error:  # no rights, no name here, a loop of links
         raise BundleError(f"{file}: cannot be read ({error}); copy or export the bundle again") from error
     if not inside:

@@ -73,14 +73,18 @@ def check_digest(model: bytes, metadata: dict[str, str], where: str) -> None:
 def metadata(model: bytes, where: str) -> dict[str, str]:
     """The `metadata_props`. Raises `BundleError` where they cannot be read, or have a name twice."""
     found: dict[str, str] = {}
+    graphs = 0
     try:
         for number, _, _, content in _fields(model):
+            graphs += number == 7
             if number == 14:
                 pair = {key: value for key, _, _, value in _fields(content)}
                 name, text = (pair.get(key, b"").decode("utf-8") for key in (1, 2))
                 if name in found:
                     raise ValueError(f"{name!r:.60} is there twice")
                 found[name] = text
+        if not graphs:
+            raise ValueError("there is no graph in it")
     except DAMAGED as error:
         raise BundleError(
             f"{where}: not an ONNX file, or its metadata is damaged ({error}); copy or export it again"

@@ -109,6 +109,9 @@ class Proof:
         return "\n".join(lines)
 
 
+@np.errstate(
+    over="ignore", invalid="ignore"
+)  # an answer that is no number is a row that fails, not a warning
 def compare(
     file: str,
     runtime: str,

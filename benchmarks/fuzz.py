@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ with traced():
     from ohlol.artifacts.errors import BundleError, InputError
     from ohlol.artifacts.files import sha256
     from ohlol.artifacts.manifest import Manifest
-    from ohlol.serve import files, replay, verify
+    from ohlol.serve import blocks, readers, replay, verify, windows
     from ohlol.serve.model import of_file
 
 HELLO = bundles.shipped()
@@ -128,10 +129,11 @@ def reader(form: str) -> Callable[[bytes], None]:
 
     def texts(data: bytes) -> None:
         read, skipped = 0, list[InputError]()
-        for record in files.records(io.BytesIO(data), "it", form, "text", skipped.append):
-            if not isinstance(record.text, str):
-                raise AssertionError(f"a text that is {type(record.text).__name__}")
-            read += 1
+        how = windows.Reading("it", form, Alphabet("ehlo"), skipped.append)
+        for window in readers.windows(blocks.Blocks(io.BytesIO(data)), how):
+            if len(window.rows.texts()) != len(window.records):
+                raise AssertionError(f"{len(window.records)} records gave {len(window.rows)} texts")
+            read += len(window.rows)
         lines = data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
         if form == "text" and lines != read + len(skipped):
             raise AssertionError(f"{lines} lines gave {read} texts and {len(skipped)} refusals")
@@ -140,7 +142,11 @@ def reader(form: str) -> Callable[[bytes], None]:
 
 
 def _seeds() -> dict[str, list[bytes]]:
-    small = {**FACTS, "files": {Layout.onnx: FACTS["files"][Layout.onnx]}}
+    small = {
+        **FACTS,
+        "files": {Layout.onnx: FACTS["files"][Layout.onnx]},
+        "metrics": {"test": {"accuracy": 0.5}},
+    }
     whole = json.dumps(small).encode()
     lines = [json.dumps({"text": text, "id": k}) for k, text in enumerate(TEXTS)]
     tensors = {name: data for name, data in OPENED.contents.items() if name.startswith("test_data_set_0/")}
@@ -167,31 +173,20 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 VALUES = (
-    None,
-    True,
-    0,
-    -1,
-    10**30,
-    1e300,
-    float("inf"),
-    "",
-    "\ud800",
-    "\0",
-    "../x",
-    "lm",
-    "text",
-    [],
-    {},
-    [[[]]],
-)
+    None, True, 0, -1, 10**30, 10**400, 1e300, float("inf"), "", "\ud800", "\0", "../x", "lm", "text", [], {}, [[[]]]
+)  # fmt: skip
 
 
-def mutated(data: bytes, most: int, seed: int) -> bytes:
-    """For JSON: half of the time another value, name or order at one place of it, else as libFuzzer does."""
+def mutated(begin: bytes, data: bytes, most: int, seed: int) -> bytes:
+    """For JSON: most of the time another value, name or order at one place of it, else as libFuzzer does.
+
+    Every other time at one place of `begin`: what libFuzzer keeps are new ways to be refused, and change upon change
+    leads ever farther from what is not.
+    """
     draw = random.Random(seed)
     with contextlib.suppress(ValueError, RecursionError, IndexError):
-        if draw.random() < 0.5:
-            value = json.loads(data)
+        if draw.random() < 0.8:
+            value = json.loads(data if draw.random() < 0.5 else begin)
             places = list(_places(value))
             holder, key = draw.choice(places)
             old = holder.pop(key)
@@ -221,12 +216,12 @@ def tried(target: Callable[[bytes], None], data: bytes) -> None:
 
 
 def with_atheris(name: str, seconds: int, crashes: Path) -> tuple[int, int]:
-    """Executions and findings. libFuzzer ends its process at a finding, so that others follow it."""
+    """Executions, and findings at different places. libFuzzer ends its process at each, so that others follow it."""
     corpus = crashes / f"corpus-{name}"
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in _seeds()[name]:
         (corpus / sha256(seed)[:16]).write_bytes(seed)
-    done = found = 0
+    done, found = 0, set[str]()
     end = time.monotonic() + seconds
     while (left := int(end - time.monotonic())) > 0:
         command = [
@@ -237,6 +232,8 @@ def with_atheris(name: str, seconds: int, crashes: Path) -> tuple[int, int]:
             str(corpus),
             f"-max_total_time={left}",
             "-max_len=65536",
+            "-len_control=0",
+            "-mutate_depth=2",  # more at once, and hardly an input is still well-formed
         ]
         command += [f"-timeout={SLOW}", "-rss_limit_mb=4096", f"-artifact_prefix={crashes}/{name}-"]
         ran = subprocess.run(
@@ -246,16 +243,16 @@ def with_atheris(name: str, seconds: int, crashes: Path) -> tuple[int, int]:
         done += int(counted[1]) if counted else 0
         if ran.returncode == 0:
             break
-        found += 1
-        print(f"{name}: FOUND\n{_last_error(ran.stderr + ran.stdout)}", flush=True)
+        raised = re.findall(
+            r'^  File "(.*)$', ran.stdout, re.MULTILINE
+        )  # else it was killed, or ran too long
+        where = raised[-1] if raised else " ".join(re.findall("^SUMMARY: (.*)$", ran.stderr, re.MULTILINE))
+        if where not in found:
+            print(f"{name}: FOUND\n{(ran.stdout if raised else ran.stderr).strip()[-3_000:]}", flush=True)
+        found.add(where)
         if not counted:
-            break
-    return done, found
-
-
-def _last_error(log: str) -> str:
-    lines = [line for line in log.splitlines() if not line.startswith(("#", "INFO", "stat::"))]
-    return "\n".join(lines[-25:])
+            break  # it never began
+    return done, len(found)
 
 
 def without(name: str, seconds: int, crashes: Path) -> tuple[int, int]:
@@ -293,7 +290,7 @@ def without(name: str, seconds: int, crashes: Path) -> tuple[int, int]:
                 print(f"{name}: FOUND\n{''.join(traceback.format_exception(error))}", flush=True)
 
     while time.monotonic() < end:
-        random.seed(done)
+        random.seed(done)  # hypothesis draws from here, other inputs in each round
         round_of()
     return done, len(findings)
 
@@ -328,9 +325,9 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         target = TARGETS[sys.argv[2]]
-        grow = (
-            {"custom_mutator": mutated} if sys.argv[2] in ("manifest", "metadata", "folder", "jsonl") else {}
-        )
+        begin, grow = _seeds()[sys.argv[2]][0], {}
+        if sys.argv[2] in ("manifest", "metadata", "folder"):
+            grow = {"custom_mutator": partial(mutated, begin)}
         atheris.Setup([sys.argv[0], *sys.argv[3:]], lambda data: tried(target, data), **grow)
         atheris.Fuzz()
     else:

@@ -108,6 +108,8 @@ def _check_data(case: Case, expected: Arrays, bundle: Bundle, where: str) -> Non
         raise BundleError(
             f"{where}: its shapes, types or lengths are not those of the contract; export it again"
         )
+    if not all(np.isfinite(numbers).all() for numbers in expected.values()):
+        raise BundleError(f"{where}: what it expects is not finite, so any answer would do; export it again")
 
 
 def _next(logits: NDArray[np.float32], case: Case) -> NDArray[np.int32]:

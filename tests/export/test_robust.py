@@ -74,10 +74,10 @@ def with_a_weight_changed(content):
 
 BAD = {
     "foreign": (lambda content: foreign(), "an ONNX file that ohlol did not export"),
-    "cut": (lambda content: content[: len(content) // 2], "cannot open it"),
-    "empty": (lambda content: b"", "cannot open it"),
-    "no onnx at all": (lambda content: b"# Notes\n" * 40, "cannot open it"),
-    "opset 99": (lambda content: with_opset(content, 99), "cannot open it"),
+    "cut": (lambda content: content[: len(content) // 2], "not an ONNX file"),
+    "empty": (lambda content: b"", "not an ONNX file"),
+    "no onnx at all": (lambda content: b"# Notes\n" * 40, "not an ONNX file"),
+    "opset 99": (lambda content: with_opset(content, 99), "damaged or changed"),
     "opset 17": (lambda content: with_opset(content, 17), "damaged or changed"),
     "a weight changed": (with_a_weight_changed, "damaged or changed"),
 }
@@ -115,9 +115,9 @@ def test_a_file_exchanged_in_a_bundle(kind, bundle, tmp_path):
     shutil.copytree(bundle, folder)
     content = make((folder / Layout.onnx).read_bytes())
     (folder / Layout.onnx).write_bytes(content)
-    assert "damaged or changed: its sha256 is" in refused("predict", folder, "hello")
+    assert "model.onnx: damaged or changed: it" in refused("predict", folder, "hello")
     manifest = json.loads((folder / Layout.manifest).read_text(encoding="utf-8"))
-    manifest["files"][Layout.onnx]["sha256"] = sha256(content)
+    manifest["files"][Layout.onnx] |= {"sha256": sha256(content), "bytes": len(content)}
     (folder / Layout.manifest).write_text(json.dumps(manifest), encoding="utf-8")
     for command in (("predict", folder, "hello"), ("verify", folder)):
         message = refused(*command)

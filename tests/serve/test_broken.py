@@ -7,6 +7,7 @@ import os
 import shutil
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -177,6 +178,20 @@ def test_any_test_data(small, data):
             assert ("FAILED" in done.stdout) == ("does not answer here" in done.stderr)
     finally:
         reseal(small, name, before)
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan", "3e38", "-3e38"])
+def test_test_data_that_expect_no_number(golden, tmp_path, number):
+    """Beside infinity any answer is near enough: refused; beside what is only huge it fails, without a warning."""
+    bundle = shutil.copytree(golden / "files", tmp_path / "bundle")
+    name = "test_data_set_0/output_0.pb"
+    reseal(bundle, name, (bundle / name).read_bytes()[:-4] + np.float32(number).tobytes())
+    done = ran("verify", bundle)
+    assert done.exit_code == 1
+    if number.endswith("3e38"):
+        assert "`logits` differs by" in done.stdout
+    else:
+        assert "what it expects is not finite" in done.stderr
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])

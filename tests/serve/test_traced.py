@@ -134,3 +134,28 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("127.0.0.1", 9))
     written, sockets = traced(place, "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'" + code)
     assert [re.search(r" (\w+)\(", line)[1] for line in sockets] == ["socket", "connect"]
     assert [re.findall(r'"([^"]*)"', line) for line in written] == [["x"], ["x", "y"], ["y"], ["z"]]
+
+
+def test_nothing_is_unpickled(place):
+    """A pickle can run code where it is read; no door of ours reads one, whatever lies in the bundle."""
+    code = """
+import pickle, sys
+from click.testing import CliRunner
+unpickled = []
+sys.addaudithook(lambda event, args: unpickled.append(args) if event == "pickle.find_class" else None)
+from ohlol.cli import main
+for command in (["predict", "hello", "hello"], *([name, "hello"] for name in ("verify", "inspect", "compare"))):
+    ran = CliRunner().invoke(main, command)
+    assert ran.exit_code == 0, ran.output
+assert "ohlol.artifacts.bundle" in sys.modules and "torch" not in sys.modules
+assert unpickled == [], unpickled
+pickle.loads(pickle.dumps(main.main.__func__))
+assert len(unpickled) == 1, "what is looked for is found"
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=place / "here",
+        env=environment(place, False),
+        timeout=300,
+    )
