@@ -39,6 +39,7 @@ else:
 with traced():
     from ohlol.artifacts import bundle as bundles
     from ohlol.artifacts import contract, describe, onnx_file
+    from ohlol.artifacts.alphabet import Alphabet
     from ohlol.artifacts.bundle import Layout
     from ohlol.artifacts.errors import BundleError, InputError
     from ohlol.artifacts.files import sha256
