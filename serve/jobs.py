@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -223,13 +223,17 @@ class _Run:
             begun: deque[tuple[Window, int]] = deque()
             rows = self.begun_rows(group, begun)
             for some in ([one] for one in rows) if at_once else (rows,):
-                for answers in self.model.answers(some, probabilities=self.options.probabilities):
-                    window, self.tally.skipped = begun.popleft()
-                    writer.window(window, answers)
-                    self.tally.texts += len(window.rows)
-                    self.tally.characters += int(window.rows.lengths.sum())
-                    self.watch.advance(given.part(window.end), self.tally)
-                    yield window.end
+                answered = self.model.answers(some, probabilities=self.options.probabilities)
+                with closing(
+                    cast(Generator[Answers[Any], None, None], answered)
+                ):  # what is at work ends with us
+                    for answers in answered:
+                        window, self.tally.skipped = begun.popleft()
+                        writer.window(window, answers)
+                        self.tally.texts += len(window.rows)
+                        self.tally.characters += int(window.rows.lengths.sum())
+                        self.watch.advance(given.part(window.end), self.tally)
+                        yield window.end
         self.tally.skipped = self.skipped
 
     def begun_rows(self, windows: Iterable[Any], begun: deque[tuple[Window, int]]) -> Iterator[Rows]:

@@ -80,7 +80,8 @@ class _Lines:
 
 def _ended_by_returns(line: str) -> Iterable[str]:
     """A line as csv wants it: a lone carriage return ends a line too."""
-    return (line,) if "\r" not in line[:-2] else io.StringIO(line, newline="")
+    inside = line.removesuffix("\n").removesuffix("\r")
+    return (line,) if "\r" not in inside else io.StringIO(line, newline="")
 
 
 def _record(reader: Iterator[list[str]]) -> tuple[list[str] | None, str]:

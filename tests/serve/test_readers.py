@@ -168,6 +168,7 @@ def test_records_of_a_table(form, delimiter):
         block=BLOCKS,
     )
     @example(data=b'text\n"a\r\nb"\r\nc\rd\n', block=4)
+    @example(data=b"text\na\rb", block=4)
     def holds(data, block):
         expected = naive_csv(data, delimiter)
         if expected is None:
