@@ -31,11 +31,10 @@ LONG_RUN = re.compile("[^\0-\u02ff\u3400-\u9fff\uac00-\ud7a3]{256,}")
 
 def normalise(text: str, form: Form) -> str:
     """`text` in the Unicode normalisation form `form`; `"none"` leaves it as it is."""
-    if is_normal(text, form):
+    if form == "none" or is_normal(text, form):
         return text
     # Python sorts a run of marks by insertion: a hundred thousand of them, which fit in any request, take minutes.
-    ordered = LONG_RUN.sub(lambda run: _ordered(run[0], form), text)
-    return ordered if form == "none" else unicodedata.normalize(form, ordered)
+    return unicodedata.normalize(form, LONG_RUN.sub(lambda run: _ordered(run[0], form), text))
 
 
 def is_normal(text: str, form: Form) -> bool:

@@ -25,10 +25,14 @@ BATCH, TIME, CLASSES, STATES, HIDDEN = "batch", "time", "classes", "states", "hi
 def many_rows(network: Mapping[str, Any]) -> int:
     """Rows in a batch from which `model.batch.onnx` is the faster one on the CPUs it was measured on; 0: never.
 
-    So for a GRU of 64 and more; below, and for an LSTM, it depends on the machine (docs/results.md).
+    Measured by `ohlol bench` and in docs/results.md; an RNN has no such file.
     """
-    hidden = network.get("hidden_size", 0)
-    return 32 if network.get("cell") == "gru" and isinstance(hidden, int) and hidden >= 64 else 0
+    cell, hidden = network.get("cell"), network.get("hidden_size", 0)
+    if cell not in ("gru", "lstm") or not isinstance(hidden, int):
+        return 0
+    if hidden < 64:
+        return 128
+    return 32 if cell == "gru" else 64
 
 
 @dataclass(frozen=True)

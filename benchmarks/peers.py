@@ -90,16 +90,10 @@ def bundle(shape: Shape, lines: list[str], folder: Path) -> Path:
     """A bundle of a drawn network, without test data or proof."""
     drawn, path = draw(shape, lines), folder / "bundle"
     path.mkdir()
-    for name, content in drawn.files.items():
+    files = {name: content for name, content in drawn.files.items() if name != Layout.int8}
+    for name, content in files.items():
         (path / name).write_bytes(content)
-    entries = {
-        name: Entry(
-            sha256(content),
-            len(content),
-            {"split": "none", "metrics": {}, "change": {}} if name == Layout.int8 else {},
-        )
-        for name, content in drawn.files.items()
-    }
+    entries = {name: Entry(sha256(content), len(content)) for name, content in files.items()}
     (path / Layout.manifest).write_text(drawn.manifest.with_files(entries).to_json(), encoding="utf-8")
     return path
 
@@ -136,7 +130,7 @@ def sides(drawn: Drawn) -> dict[str, Answer]:
     for name in (Layout.onnx, Layout.batch):
         if name in drawn.files:
             model = TASKS["tag"](drawn.manifest, {Layout.onnx: drawn.files[Layout.onnx]}, "OpenVINO")
-            model._runner._session = InOpenVINO(compiled(drawn.files[name], streams=cpus()))
+            model.runner._session = InOpenVINO(compiled(drawn.files[name], streams=cpus()))
             found[f"OpenVINO on our batches, {name}"] = ours(model)
     return found
 

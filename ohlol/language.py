@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from ohlol.serve.windows import Window
     from ohlol.serve.writers import LineWriter
 
-PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, allow_dash=True)
 FORMATS = click.Choice(["text", "jsonl", "csv", "tsv"])
 INPUTS = click.Choice(["text", "jsonl", "csv", "tsv", "parquet"])
 TOGETHER = 32  # characters that go to a pipe together
 
 
 def _utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Bytes of the command line that are no UTF-8 come through as lone surrogates."""
-    if any("\udc80" <= character <= "\udcff" for character in "".join(value)):
+    """Refuse what is no UTF-8."""
+    from ohlol.serve.windows import escaped
+
+    if escaped("".join(value)):
         raise click.BadParameter("not UTF-8", ctx, param)
     return value
 
@@ -89,9 +91,9 @@ def generate(
 @click.argument("bundle", metavar="BUNDLE|stream.onnx")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option(
-    "-i", "--input", "source", type=PATH, metavar="FILE", help="Read lines from FILE. [default: stdin]"
+    "-i", "--input", "source", type=FILE, metavar="FILE", help="Read lines from FILE. [default: stdin]"
 )
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write to FILE, whole or not at all.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Write to FILE, whole or not at all.")
 @click.option("--format", "form", type=FORMATS, help="Of the output. [default: by -o]")
 @click.option("--input-format", type=INPUTS, help="Of the input. [default: by -i]")
 @click.option("--field", default="text", show_default=True, help="The text's field (jsonl) or column (csv).")
@@ -121,8 +123,12 @@ def score(
     from ohlol.serve.stream import load
     from ohlol.serve.windows import Reading
 
+    source = None if source == Path("-") else source
+    output = None if output == Path("-") else output
     if texts and source:
         raise click.UsageError("give TEXT or -i FILE, not both")
+    if input_format == "parquet" and source is None:
+        raise click.UsageError("Parquet needs a file: -i FILE")
     file = load(bundle, threads=threads)
     scorer = Scorer(file, carry=carry)
     skipped = 0

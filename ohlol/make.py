@@ -6,15 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 
 import ohlol
 from ohlol.artifacts.errors import OhlolError
-
-if TYPE_CHECKING:
-    pass
 
 PATH = click.Path(path_type=Path)
 DATA = click.option(

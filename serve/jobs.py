@@ -123,7 +123,7 @@ class _Run:
             in_parts=self.write_as == "text" and not (options.probabilities and model.manifest.task == "tag"),
             judged=options.skip,
         )
-        self.told = model._runner.carries_state or model.manifest.task == "classify"
+        self.told = model.runner.carries_state or model.manifest.task == "classify"
 
     def run(self, *, follow: bool, resume: bool) -> Tally:
         output = self.output

@@ -71,7 +71,7 @@ class Answering:
 
     def __init__(self, model: Model[Any], *, probabilities: bool = False, as_: str = "labels") -> None:
         self._model = model
-        self._runner = model._runner
+        self._runner = model.runner
         self._probabilities = probabilities
         self._joined = Joined(model.labels, as_)
         self._state: NDArray[np.float32] | None = None

@@ -23,8 +23,8 @@ from ohlol.serve.answers import ANSWERS, Answers, R, classified
 from ohlol.serve.opening import checked_session
 from ohlol.serve.results import Classified, Labels, Scored, Tagged
 from ohlol.serve.rows import Rows
-from ohlol.serve.runner import LONG, Runner
-from ohlol.serve.runtimes import run
+from ohlol.serve.runner import Runner
+from ohlol.serve.runtimes import cpus, run
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # Texts that are looked at together, so that those of like length share a batch: up to so many, or so many characters.
 WINDOW, WINDOW_CHARACTERS = 16_384, 1 << 20
+WINDOW_NUMBERS = 1 << 24  # probabilities of a window, at most
 LONGEST_WHOLE = 65_536  # characters of a text that can only be read whole
 
 
@@ -62,12 +63,12 @@ class Model(ABC, Generic[R]):
         self._where, self._threads = where, threads
         # Of all the bundle's bytes, only these are kept: their sessions are opened when they are needed.
         self._kept = {name: files[name] for name in (Layout.batch, Layout.stream) if name in files}
-        self._runner = Runner(
+        self.runner = Runner(
             manifest,
             self._session,
             (lambda: self._batch_session) if Layout.batch in files else None,
             (lambda: self._stream_file.session) if Layout.stream in files else None,
-            workers,
+            workers if workers != 0 else max(1, cpus() // threads),
         )
         whole = manifest.task == "classify" and Layout.stream not in files
         self.max_length: int | None = LONGEST_WHOLE if whole else None
@@ -86,13 +87,15 @@ class Model(ABC, Generic[R]):
         """
         if isinstance(texts, str):
             text = self.manifest.alphabet.normalise(texts)
-            alone = len(text) <= LONG and (self.max_length is None or len(text) <= self.max_length)
-            return self._one(text) if alone else next(self._results([text]))
+            alone = len(text) <= self.runner.long and (
+                self.max_length is None or len(text) <= self.max_length
+            )
+            return self._one(text) if alone else next(self.results([text]))
         if isinstance(texts, list | tuple):
-            return list(self._results(texts))
+            return list(self.results(texts))
         if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
             raise InputError(f"expected a str or several of them, found {type(texts).__name__}")
-        return self._results(texts)
+        return self.results(texts)
 
     def stream(self) -> Stream[R]:
         """A new text that comes in pieces. Raises `InputError` where the bundle has no stream.onnx."""
@@ -146,7 +149,7 @@ class Model(ABC, Generic[R]):
             for rows in windows:
                 self._check_lengths(rows)
                 answers = ANSWERS[self.manifest.task](rows, self.labels, self.manifest, probabilities)
-                begun.append((answers, self._runner.begin(rows, answers)))
+                begun.append((answers, self.runner.begin(rows, answers)))
                 if len(begun) > 1:
                     yield _first_of(begun)
             while begun:
@@ -157,9 +160,15 @@ class Model(ABC, Generic[R]):
                 for part in work:
                     part.cancel()
 
-    def _results(self, texts: Iterable[str]) -> Iterator[R]:
-        windows = (Rows.of(window, self.manifest.alphabet) for window in windows_of(texts))
-        for answers in self.answers(windows, probabilities=True):
+    def results(self, texts: Iterable[str], *, probabilities: bool = True) -> Iterator[R]:
+        """The result of each text, in order. Without `probabilities` those of the results are empty.
+
+        Raises `InputError` as a call does.
+        """
+        numbers = self.manifest.classes if probabilities and self.manifest.task == "tag" else 1
+        windows = windows_of(texts, min(WINDOW_CHARACTERS, max(1, WINDOW_NUMBERS // numbers)))
+        rows = (Rows.of(window, self.manifest.alphabet) for window in windows)
+        for answers in self.answers(rows, probabilities=probabilities):
             yield from answers.results()
 
     def _check_lengths(self, rows: Rows) -> None:
@@ -203,7 +212,7 @@ class LanguageModel(Model[Scored]):
     """How likely the text is, and what comes next."""
 
     def _one(self, text: str) -> Scored:
-        return next(self._results([text]))
+        return next(self.results([text]))
 
     def generate(
         self,
@@ -263,14 +272,14 @@ def of_files(
     return TASKS[manifest.task](manifest, files, where, threads=threads, workers=workers)
 
 
-def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts to look at together, at most `WINDOW` and about `WINDOW_CHARACTERS`."""
+def windows_of(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+    """Texts to look at together, at most `WINDOW` and about so many characters."""
     window: list[str] = []
     characters = 0
     for text in texts:
         window.append(text)
         characters += len(text) if isinstance(text, str) else 0
-        if len(window) == WINDOW or characters >= WINDOW_CHARACTERS:
+        if len(window) == WINDOW or characters >= most:
             yield window
             window, characters = [], 0
     if window:

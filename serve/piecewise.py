@@ -15,7 +15,7 @@ from ohlol.serve.results import Classified, Labels, Scored, Tagged
 from ohlol.serve.state import State
 
 
-class Answer(ABC, Generic[R]):
+class Piecewise(ABC, Generic[R]):
     """The answer for one piece, which is put to the network in parts."""
 
     asks: ClassVar[tuple[str, ...]]  # outputs of stream.onnx
@@ -34,7 +34,7 @@ class Answer(ABC, Generic[R]):
     def result(self, text: str) -> R: ...
 
 
-class _Tags(Answer[Tagged]):
+class _Tags(Piecewise[Tagged]):
     asks = ("label_ids", "probabilities")
     keeps_last = False
 
@@ -52,7 +52,7 @@ class _Tags(Answer[Tagged]):
         return Tagged(text, np.concatenate(self._ids), np.concatenate(self._parts), self.labels)
 
 
-class _Class(Answer[Classified]):
+class _Class(Piecewise[Classified]):
     asks = ("probabilities",)
 
     def add(self, points: NDArray[np.int32], outputs: list[NDArray[Any]]) -> None:
@@ -64,7 +64,7 @@ class _Class(Answer[Classified]):
         return classified(text, int(self.last.argmax()), self.last, self.labels)
 
 
-class _Score(Answer[Scored]):
+class _Score(Piecewise[Scored]):
     asks = ("logits",)
 
     def __init__(self, manifest: Manifest, labels: Labels, before: State) -> None:
@@ -97,4 +97,4 @@ def nats(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.floa
     return found.reshape(ids.shape)
 
 
-ANSWERS: dict[Task, type[Answer[Any]]] = {"tag": _Tags, "classify": _Class, "lm": _Score}
+PIECEWISE: dict[Task, type[Piecewise[Any]]] = {"tag": _Tags, "classify": _Class, "lm": _Score}

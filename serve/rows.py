@@ -21,7 +21,7 @@ NEWLINE, RETURN = 10, 13
 class Rows:
     """R normalised texts, one after another in `points (N,) int32`; `starts (R,)`, `lengths (R,)` say where.
 
-    Between two texts, and after the last, stands a line's end that belongs to none.
+    Between two texts, and after the last, stands what belongs to none: a line's end at least.
     """
 
     points: NDArray[np.int32]
@@ -68,6 +68,13 @@ class Rows:
         whole = spell(self.points)
         ends = (self.starts + self.lengths).tolist()
         return [whole[start:end] for start, end in zip(self.starts.tolist(), ends, strict=True)]
+
+    def ended(self) -> NDArray[np.int32]:
+        """The texts as one running text, a newline after each."""
+        points, keep = self.points.copy(), self.inside.copy()
+        ends = self.starts + self.lengths
+        points[ends], keep[ends] = NEWLINE, True
+        return points[keep]
 
     @cached_property
     def inside(self) -> NDArray[np.bool_]:

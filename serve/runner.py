@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.serve.answers import Answers
 from ohlol.serve.rows import Pieces, Rows, join
-from ohlol.serve.runtimes import MOST_THREADS, cpus, run
+from ohlol.serve.runtimes import MOST_THREADS, run
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-CHARACTERS = 8_192  # in one batch, padding included (or one piece)
+CHARACTERS = 8_192  # in one batch, padding included (or one piece); of narrow networks twice as many
 NUMBERS = 1 << 22  # logits of a batch, at most: a language model of many characters has smaller batches
 LONG = 8_192  # characters; a row of more is read in pieces
 STRETCH = 4_096  # characters of a piece
@@ -44,16 +44,20 @@ class Runner:
         self._session = session
         self._open_batch = open_batch
         self._open_stream = open_stream
-        if not isinstance(workers, int) or not 0 <= workers <= MOST_THREADS:
+        if not isinstance(workers, int) or not 1 <= workers <= MOST_THREADS:
             raise InputError(
                 f"workers is {workers!r}, expected a whole number from 1 to {MOST_THREADS}, or 0"
             )
-        self._workers = workers or cpus()
+        self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
         self._lock = Lock()
         # From so many rows on, the file for many rows is the faster one.
         self._many_rows = contract.many_rows(manifest.network) if open_batch else 0
-        self._characters = max(1, min(CHARACTERS, NUMBERS // manifest.classes))
+        # Narrow networks are faster on larger batches, wide ones where a batch stays in the cache.
+        most = CHARACTERS * 2 if manifest.network["hidden_size"] <= 128 else CHARACTERS
+        self._characters = max(1, min(most, NUMBERS // manifest.classes))
+        self.stretch = min(STRETCH, max(CONTEXT, self._characters))  # characters of a piece of a long row
+        self.long = LONG * self.stretch // STRETCH  # characters; a row of more is read in pieces
 
     @property
     def carries_state(self) -> bool:
@@ -73,7 +77,7 @@ class Runner:
 
         Nothing is begun in other threads where there is one piece of work only, or one worker.
         """
-        long = rows.lengths > LONG
+        long = rows.lengths > self.long
         whole = Pieces.whole(rows, np.flatnonzero((rows.lengths > 0) & ~long))
         rest = Pieces.whole(rows, np.flatnonzero(long))
         chunked = [rest[np.array([k])] for k in range(len(rest))] if self._open_stream else []
@@ -81,15 +85,23 @@ class Runner:
             whole = join([whole, rest])  # its answer needs the whole text
         elif not chunked:
             after = CONTEXT if self._manifest.network["bidirectional"] else 0
-            whole = join([whole, rest.windows(STRETCH, CONTEXT, after)])
+            whole = join([whole, rest.windows(self.stretch, CONTEXT, after)])
         work: list[tuple[Callable[[Pieces, Answers[Any]], object], Pieces]]
         work = [(self.in_chunks, piece) for piece in chunked]
         work += [(self._batch, batch) for batch in whole.batches(self._characters)]
         if self._workers > 1 and len(work) > 1:
+            self._open(chunked, work)
             return [self._submit(do, pieces, answers) for do, pieces in work]
         for do, pieces in work:
             do(pieces, answers)
         return []
+
+    def _open(self, chunked: Sequence[Pieces], work: Sequence[tuple[object, Pieces]]) -> None:
+        """Open the other files that the work needs, before several threads would do so at once."""
+        if chunked and self._open_stream:
+            self._open_stream()
+        if self._open_batch and any(0 < self._many_rows <= len(pieces) for _, pieces in work):
+            self._open_batch()
 
     def _batch(self, pieces: Pieces, answers: Answers[Any]) -> None:
         # What stands after a row's length is ignored, so that it may be any characters.
@@ -110,7 +122,7 @@ class Runner:
         S, _, H = self._manifest.shape(contract.inputs("stream")[1])
         if state is None:
             state = np.zeros((int(S), 1, int(H)), dtype=np.float32)
-        chunks = pieces.windows(STRETCH, 0, 0)
+        chunks = pieces.windows(self.stretch, 0, 0)
         names = [*answers.asks, "next_state"]
         for k in range(len(chunks)):
             chunk = chunks[np.array([k])]

@@ -1,4 +1,4 @@
-"""How odd each line of a text is to a language model, on stream.onnx: long lines go in parts, the state carried."""
+"""How odd each line of a text is to a language model, on stream.onnx, which is run in parts: the state is carried."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Scorer:
     def _running(self, rows: Rows) -> list[float | None]:
         if not len(rows):
             return []
-        scores, self._hidden, self._last = self._read(rows.points[None], self._hidden, self._last)
+        scores, self._hidden, self._last = self._read(rows.ended()[None], self._hidden, self._last)
         stops = np.cumsum(rows.lengths + 1)  # each with the line's end after it
         missing = (
             int(stops[-1]) - scores.shape[1]
@@ -107,9 +107,9 @@ def oddest(lines: Iterable[Line], count: int) -> list[Line]:
 
 
 def _number(where: str) -> int:
-    """Of `name:3`, `name:3 to 5` and `argument 3`."""
-    found = re.search(r"\d+", where.rpartition(":")[2])
-    return int(found[0]) if found else 0
+    """Of `name:3`, `name:3 to 5`, `name: row 1,234` and `argument 3`."""
+    found = re.search(r"\d[\d,]*", where.rpartition(":")[2])
+    return int(found[0].replace(",", "")) if found else 0
 
 
 def _bits(score: NDArray[np.float64]) -> float | None:

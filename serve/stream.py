@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.alphabet import codepoints
-from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named
+from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named, read
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.serve import state as states
 from ohlol.serve.answers import R
 from ohlol.serve.cut import ready
 from ohlol.serve.opening import checked_session, read_manifest
-from ohlol.serve.piecewise import ANSWERS, Answer
+from ohlol.serve.piecewise import PIECEWISE, Piecewise
 from ohlol.serve.results import Labels
 from ohlol.serve.runner import CHARACTERS
 from ohlol.serve.runtimes import run
@@ -103,7 +103,7 @@ class StreamFile(Generic[R]):
         self.sha256 = hashlib.sha256(onnx).digest()
         self.session = checked_session(onnx, "stream", manifest, where, threads)
         self._labels = Labels(manifest.labels, manifest.label_scheme)
-        self._answer: type[Answer[R]] = ANSWERS[manifest.task]
+        self._answer: type[Piecewise[R]] = PIECEWISE[manifest.task]
         S, _, H = manifest.shape(contract.inputs("stream")[1])
         self._shape = int(S), int(H)
         self.most = min(CHARACTERS, max(1, NUMBERS // manifest.classes))  # characters in one call
@@ -171,7 +171,7 @@ class StreamFile(Generic[R]):
         self,
         rows: list[NDArray[np.int32]],
         hidden: list[NDArray[np.float32]],
-        answers: Sequence[Answer[R]],
+        answers: Sequence[Piecewise[R]],
     ) -> list[NDArray[np.float32]]:
         """Tell `answers` the outputs of rows of any length, piece by piece; the states after them.
 
@@ -201,7 +201,7 @@ def load(path: str | Path, *, threads: int = 1) -> StreamFile[Any]:
     """The stream file of a bundle, of `"hello"`, or a single `stream.onnx`. Raises `BundleError`, `InputError`."""
     path = path if path == HELLO else Path(path)
     if isinstance(path, Path) and path.suffix == ".onnx" and path.is_file():
-        onnx = path.read_bytes()
+        onnx = read(path)
         manifest, kind = read_manifest(onnx, str(path))
         if kind != "stream":
             raise InputError(f"{path}: takes whole texts; streams need {Layout.stream}: give the bundle")

@@ -26,7 +26,7 @@ def test_parts_answer_as_the_whole(make, write, monkeypatch, task, cell, length)
     monkeypatch.setattr(long_line, "PART", 64)
     monkeypatch.setattr(runner, "STRETCH", 32)
     monkeypatch.setattr(runner, "LONG", 64)
-    assert model._runner.carries_state
+    assert model.runner.carries_state
     made = "".join(Answering(model).lines([text[:5], text[5:]]))
     if task == "lm":
         bits, following = made.rstrip("\n").split("\t")

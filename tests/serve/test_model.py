@@ -126,7 +126,7 @@ def test_empty_texts_never_reach_the_model(models, monkeypatch):
         ("lm", ("", None)),
     ]:
         model = models[name]
-        for owner in (model, model._runner):
+        for owner in (model, model.runner):
             monkeypatch.setattr(owner, "_session", None)
         result = model("")
         assert (result.text, getattr(result, "labels", getattr(result, "label", None))) == expected
@@ -189,13 +189,15 @@ def test_a_single_file(golden, tmp_path, models):
 def test_many_rows_are_answered_by_the_file_for_them(golden, tmp_path, monkeypatch):
     """A batch of many texts goes through model.batch.onnx where that is the faster one; the answers are the same."""
     assert contract.many_rows({"cell": "gru", "hidden_size": 64}) == 32
-    assert contract.many_rows({"cell": "gru", "hidden_size": 8}) == 0
-    assert contract.many_rows({"cell": "lstm", "hidden_size": 64}) == 0
+    assert contract.many_rows({"cell": "gru", "hidden_size": 8}) == 128
+    assert contract.many_rows({"cell": "lstm", "hidden_size": 64}) == 64
+    assert contract.many_rows({"cell": "rnn", "hidden_size": 64}) == 0
+    assert contract.many_rows({"cell": "gru", "hidden_size": "64"}) == 0
     monkeypatch.setattr(contract, "many_rows", lambda network: 16)
     texts = [f"hello {k} ohlol" for k in range(40)]
     whole = ohlol.load(golden / "files")
     opened = []
-    whole._runner._open_batch = lambda make=whole._runner._open_batch: opened.append(1) or make()
+    whole.runner._open_batch = lambda make=whole.runner._open_batch: opened.append(1) or make()
     shutil.copy(golden / "files" / Layout.onnx, tmp_path / Layout.onnx)
     alone = ohlol.load(tmp_path / Layout.onnx)
     expected, found = ([r.nats_per_character for r in model(texts)] for model in (alone, whole))

@@ -66,6 +66,24 @@ def test_a_long_text_both_ways(short_pieces, golden):
     assert np.abs(result.probabilities - expected["probabilities"][0]).max() < 0.1
 
 
+def test_pieces_are_shorter_where_an_answer_is_wide(golden, monkeypatch):
+    """A language model of thousands of characters: the logits of a piece are bounded, and the score is the whole's."""
+    model = ohlol.load(golden / "files")
+    text = "hello 👋 ohlol " * 60
+    monkeypatch.setattr(runner, "NUMBERS", 100 * model.manifest.classes)
+    monkeypatch.setattr(runner, "CONTEXT", 16)
+    narrow = ohlol.load(golden / "files")
+    assert (model.runner.long, narrow.runner.long, narrow.runner.stretch) == (8_192, 200, 100)
+    assert narrow(text).nats_per_character == pytest.approx(model(text).nats_per_character, abs=1e-5)
+
+
+def test_threads_and_workers_share_the_cpus(monkeypatch):
+    """As many workers as the CPUs have room for, when each runs several threads."""
+    monkeypatch.setattr("ohlol.serve.model.cpus", lambda: 8)
+    assert [ohlol.load("hello", threads=n).runner._workers for n in (1, 3, 16)] == [8, 2, 1]
+    assert ohlol.load("hello", threads=3, workers=5).runner._workers == 5
+
+
 def test_a_classifier_that_reads_both_ways_refuses_what_it_cannot_read_whole(golden):
     """Its answer needs the whole text at once: beyond `max_length` it says so, never cuts."""
     model = ohlol.load(golden / "classify")
@@ -96,7 +114,7 @@ def test_an_error_in_a_thread_is_the_callers(monkeypatch):
         def run(self, *_):
             raise RuntimeError("the runtime failed")
 
-    model._runner._session = Broken()
+    model.runner._session = Broken()
     with pytest.raises(BundleError, match="the runtime failed"):
         model(["hello"] * 100)
 

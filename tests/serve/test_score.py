@@ -21,7 +21,7 @@ import ohlol
 from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.errors import InputError
 from ohlol.cli import main
-from ohlol.serve.score import Line, Scorer, oddest
+from ohlol.serve.score import Line, Scorer, _number, oddest
 from ohlol.serve.stream import load
 
 TEXTS = st.text(st.sampled_from("ehlo .👋é\u0301\u1100\u1161\0\ud800"), max_size=40)
@@ -247,7 +247,35 @@ def test_lines_that_cannot_be_read_keep_their_numbers(golden, tmp_path):
     assert "2 line(s) could not be read" in result.stderr
     whole = run(golden / "files", "-i", "-", "-o", tmp_path / "out", stdin=b"\xff")
     assert whole.exit_code == 1
+    assert "stdin:1: not UTF-8" in whole.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "number"), [("a.txt:3", 3), ("a2:3 to 5", 3), ("f.parquet: row 1,234", 1234), ("argument 2", 2)]
+)
+def test_the_number_of_a_line(where, number):
+    """It is told from where a message says that the text stands."""
+    assert number == _number(where)
+
+
+def test_line_ends_of_windows(golden):
+    """A log from there has the scores that it has with plain line ends, by themselves and as one text."""
+    lines = [USUAL, "ohohoho", "", USUAL, "hello"]
+    for options in ((), ("--carry",)):
+        plain, windows = (
+            answers(golden / "files", *options, stdin=end.join(lines).encode() + end.encode())
+            for end in ("\n", "\r\n")
+        )
+        assert windows == plain
+
+
+def test_dashes_and_parquet(golden):
+    """`-` is stdin and stdout; what stdin cannot be is told."""
+    assert answers(golden / "files", "-i", "-", "-o", "-", stdin=USUAL.encode()) == answers(
+        golden / "files", USUAL
+    )
+    assert "Parquet needs a file" in run(golden / "files", "--input-format", "parquet").stderr
 
 
 def test_empty_input(golden):
