@@ -1,6 +1,6 @@
 """Raw text in, label text out: `ohlol` beside PyTorch, TorchScript, a plain ONNX Runtime script and OpenVINO.
 
-    OHLOL_DATA=DIR python benchmarks/serving.py [--parts one start file memory] [--rounds 5] > serving.md
+    OHLOL_DATA=DIR python benchmarks/serving.py [--parts one start file rows memory] [--rounds 5] > serving.md
 
 Taggers with weights drawn at random, float32, an alphabet of the characters of the text. Every side gets the same bytes
 and must give the same labels; how many differ stands beside its speed. Each round runs every side once, so that whatever
@@ -9,7 +9,7 @@ running.
 
 `one`: a sentence in this process: a bare `session.run` on ready arrays; `model(text)` and its labels as a string;
 PyTorch eager with the same steps before and after it. `start`: the whole process of `ohlol predict hello hello`, beside one that imports
-onnxruntime and runs one session. `file`: lines of each text, from bytes to bytes, on all CPUs. `memory`: the peak of
+onnxruntime and runs one session. `file`: lines of each text, from bytes to bytes, on all CPUs. `rows`: the two files of a GRU and an LSTM. `memory`: the peak of
 `ohlol predict -i FILE -o FILE` on 20 MB, 200 MB and 2 GB, made in the folder for temporary files.
 """
 
@@ -21,17 +21,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import numpy as np
 import peers
 import torch
 from peers import Answer, Drawn, Shape, draw
 
-from ohlol.serve.runtimes import cpus, runtime_version
+from ohlol.artifacts.bundle import Layout
+from ohlol.serve.runtimes import cpus, runtime_version, session
 
 SHAPES = {
     "RNN 64": Shape("rnn", 1, 64),
@@ -40,6 +45,7 @@ SHAPES = {
     "LSTM 64, both ways": Shape("lstm", 1, 64, both=True),
     "LSTM 256": Shape("lstm", 1, 256),
 }
+PARTS = ("one", "start", "file", "rows", "memory")
 TEXTS = ("ud_en_ewt", "ud_vi_vtb", "tinyshakespeare")
 COMPARED = 1_000  # lines whose labels are compared
 SAMPLE = 500  # lines by which a side's speed is guessed
@@ -185,6 +191,39 @@ def share(work: Answer, lines: list[str]) -> tuple[bytes, int]:
     return ("\n".join(repeated) + "\n").encode(), sum(map(len, repeated))
 
 
+def many_rows(rounds: int) -> Iterator[str]:
+    """By how much `model.batch.onnx` is the faster file, by rows and characters of a batch, on all CPUs."""
+    sizes = ((16, 120), (32, 120), (64, 120), (128, 60), (270, 30))
+    yield f"| network | {' | '.join(f'{B}×{T}' for B, T in sizes)} |\n|{'---|' * (len(sizes) + 1)}"
+    random = np.random.default_rng(0)
+    for cell, hidden, both in product(("gru", "lstm"), (8, 64, 256), (False, True)):
+        drawn = draw(Shape(cell, 1, hidden, both), ["".join(map(chr, range(32, 127)))])
+        sessions = [session(drawn.files[name], name) for name in (Layout.onnx, Layout.batch)]
+        ratios = []
+        for B, T in sizes:
+            feed = {
+                "codepoints": random.integers(32, 127, size=(B, T)).astype(np.int32),
+                "lengths": np.full(B, T, dtype=np.int32),
+            }
+            runs = max(4, 400_000 * 64 // (B * T * hidden * cpus()))
+            times: list[list[float]] = [[], []]
+            for _ in range(rounds):
+                for own, opened in zip(times, sessions, strict=True):
+                    own.append(seconds(on_all_cpus(opened, feed, runs)))
+            ratios.append(f"{median(times[0]) / median(times[1]):.2f}")
+        yield f"| {cell.upper()} {hidden}{', both ways' if both else ''} | {' | '.join(ratios)} |"
+
+
+def on_all_cpus(opened: Any, feed: dict[str, Any], runs: int) -> Callable[[], None]:
+    """So many runs of a session on one batch, by each CPU."""
+
+    def work() -> None:
+        with ThreadPoolExecutor(cpus()) as pool:
+            list(pool.map(lambda _: opened.run(["label_ids"], feed), range(runs * cpus())))
+
+    return work
+
+
 def memory(sizes: tuple[float, ...] = (0.02, 0.2, 2.0)) -> Iterator[str]:
     """The peak of `ohlol predict` on files of growing size, and how long it took."""
     yield "| text | GB | peak, MB | seconds | characters/s |\n|---|---|---|---|---|"
@@ -229,8 +268,8 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=["one", "start", "file", "memory"],
-        default=["one", "start", "file", "memory"],
+        choices=PARTS,
+        default=PARTS,
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=TEXTS)
@@ -244,6 +283,7 @@ def main() -> None:
         "one": lambda: one(given.rounds),
         "start": lambda: start(given.rounds),
         "file": lambda: file(given.rounds, tuple(given.texts), given.networks),
+        "rows": lambda: many_rows(given.rounds),
         "memory": memory,
     }
     for part in given.parts:

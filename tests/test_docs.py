@@ -123,9 +123,19 @@ def test_both_languages_have_the_same_commands_and_figures(name: str) -> None:
     "file", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda file: file.name
 )
 def test_links_lead_somewhere(file: Path) -> None:
-    """Every link of a page to a file of the project finds it."""
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", prose(file.read_text(encoding="utf-8")))
-    assert [link for link in links if not (file.parent / link).exists()] == []
+    """Every link of a page to a file of the project finds it, and the heading it names."""
+    links = re.findall(r"\]\((?!https?:)([^)]+)", prose(file.read_text(encoding="utf-8")))
+    for link in links:
+        path, _, anchor = link.partition("#")
+        found = file.parent / path if path else file
+        assert found.exists(), link
+        assert not anchor or anchor in anchors(found), link
+
+
+def anchors(page: Path) -> list[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_the_help_pages_are_those_of_the_commands() -> None:
