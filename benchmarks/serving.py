@@ -7,7 +7,7 @@ and must give the same labels; how many differ stands beside its speed. Each rou
 else the machine does falls on all of them; times are medians, with the least and the most. Run it with nothing else
 running.
 
-`one`: a sentence in this process: a bare `session.run` on ready arrays; `model(text)` and its labels as a string;
+`one`: a word and a sentence in this process: a bare `session.run` on ready arrays; `model(text)` and its labels as a string;
 PyTorch eager with the same steps before and after it. `start`: the whole process of `ohlol predict hello hello`, beside one that imports
 onnxruntime and runs one session. `file`: lines of each text, from bytes to bytes, on all CPUs. `rows`: the two files of a GRU and an LSTM. `memory`: the peak of
 `ohlol predict -i FILE -o FILE` on 20 MB, 200 MB and 2 GB, made in the folder for temporary files.
@@ -47,6 +47,7 @@ SHAPES = {
 }
 PARTS = ("one", "start", "file", "rows", "memory")
 TEXTS = ("ud_en_ewt", "ud_vi_vtb", "tinyshakespeare")
+LENGTHS = (8, 90)  # characters of the texts of `one`
 COMPARED = 1_000  # lines whose labels are compared
 SAMPLE = 500  # lines by which a side's speed is guessed
 SECONDS = 3.0  # a side's share of a round: so much of the text as takes about as long
@@ -83,18 +84,26 @@ def spread(times: list[float], scale: float = 1.0) -> str:
 
 
 def one(rounds: int) -> Iterator[str]:
-    """A sentence of about 90 characters, in this process."""
-    yield "| network | bare session.run, µs | ohlol, µs | eager, µs | ohlol / bare | eager / ohlol | labels differing |"
-    yield "|---|---|---|---|---|---|---|"
+    """A word and a sentence, in this process."""
+    head = [
+        "network",
+        "characters",
+        "bare session.run, µs",
+        "ohlol, µs",
+        "eager, µs",
+        "ohlol / bare",
+        "eager / ohlol",
+    ]
+    yield "| " + " | ".join([*head, "labels differing"]) + " |\n" + "|---" * (len(head) + 1) + "|"
     lines = lines_of("ud_en_ewt")
-    text = min(lines, key=lambda line: abs(len(line) - 90))
+    texts = [min(lines, key=lambda line: abs(len(line) - length)) for length in LENGTHS]
     torch.set_num_threads(1)
-    for name, shape in SHAPES.items():
+    for (name, shape), text in product(SHAPES.items(), texts):
         drawn = draw(shape, lines)
-        sides = {
+        sides: dict[str, Callable[[], Any]] = {
             "bare": peers.bare(drawn, text),
-            "ohlol": lambda d=drawn: str(d.model(text)),
-            "eager": lambda d=drawn: peers.eager_one(d, text),
+            "ohlol": lambda d=drawn, t=text: str(d.model(t)),
+            "eager": lambda d=drawn, t=text: peers.eager_one(d, t),
         }
         times: dict[str, list[float]] = {side: [] for side in sides}
         repeats = {side: max(1, int(0.2 / seconds(work, 20))) for side, work in sides.items()}
@@ -104,8 +113,8 @@ def one(rounds: int) -> Iterator[str]:
         differ = sum(a != b for a, b in zip(sides["ohlol"](), sides["eager"](), strict=True))
         bare, ours, eager = (median(times[side]) for side in sides)
         yield (
-            f"| {name} | {spread(times['bare'], 1e6)} | {spread(times['ohlol'], 1e6)} | {spread(times['eager'], 1e6)} | "
-            f"{ours / bare:.2f} | {eager / ours:.1f} | {differ} of {len(text)} |"
+            f"| {name} | {len(text)} | {spread(times['bare'], 1e6)} | {spread(times['ohlol'], 1e6)} | "
+            f"{spread(times['eager'], 1e6)} | {ours / bare:.2f} | {eager / ours:.1f} | {differ} of {len(text)} |"
         )
     torch.set_num_threads(cpus())
 
