@@ -154,8 +154,11 @@ class _Run:
         place = journal.place if journal else Place()
         with self.writing(made, journal) as writer, opened(self.texts, self.source, self.how) as given:
             for count, end in enumerate(self.answered(given, place, writer), start=1):
-                if journal and count % EVERY == 0:
-                    journal.written = writer.settle()
+                if count % EVERY:
+                    continue
+                written = writer.settle()  # Parquet holds its tables until then
+                if journal:
+                    journal.written = written
                     journal.place, journal.skipped, journal.state = end, self.tally.skipped, writer.state
                     made.save(journal)
             writer.close()

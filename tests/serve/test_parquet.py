@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from ohlol.cli import main
+from ohlol.serve import blocks, jobs
 
 pa = pytest.importorskip("pyarrow", reason="the extra [parquet] is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
+parquet = pytest.importorskip("ohlol.serve.parquet")
 
 
 def run(model, source, out=None, *options, code=0):
@@ -166,6 +168,26 @@ def test_what_json_cannot_hold(tmp_path):
     assert json.loads(run("hello", source, None, "--format", "jsonl"))["d"] == "2026-01-02"
     pq.write_table(pa.table({"text": ["he"], "b": [b"\0"]}), source)
     assert "holds bytes, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
+
+
+def test_stdin_is_not_held_in_memory(monkeypatch, tmp_path):
+    """What cannot be read again has no journal, and yet no more tables are held than those of a few windows."""
+    held = []
+    write = parquet.ParquetWriter.window
+
+    def window(self, *given):
+        write(self, *given)
+        held.append(len(self._tables))
+
+    monkeypatch.setattr(parquet.ParquetWriter, "window", window)
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    out = tmp_path / "out.parquet"
+    result = CliRunner().invoke(main, ["predict", "hello", "-o", str(out)], input="hello\n" * 400)
+    assert result.exit_code == 0, result.output
+    assert [list("ohlol")] * 400 == pq.read_table(out)["labels"].to_pylist()
+    assert len(held) > 3 * jobs.EVERY
+    assert max(held) <= jobs.EVERY
+    assert [file.name for file in tmp_path.iterdir()] == ["out.parquet"]
 
 
 def test_parquet_has_no_pipes(tmp_path):
