@@ -148,7 +148,7 @@ class _Run:
     def write_beside(self, made: Beside, resume: bool) -> None:
         journal = self.begun(made, resume)
         if journal and journal.done:
-            if made.output.exists():
+            if made.output.exists():  # else it has its name already
                 made.finish()
             return
         place = journal.place if journal else Place()

@@ -321,6 +321,24 @@ def test_a_bad_line_loses_nothing_that_is_done(short, tmp_path):
     assert "going on after line " in run.stderr
 
 
+def test_an_output_that_was_removed_is_made_anew(short, hello, tmp_path, monkeypatch):
+    """Killed after OUT had its name and before the journal went; OUT was removed then: no success without a file."""
+    source, out, watch = tmp_path / "in.txt", tmp_path / "out.txt", Notes()
+    write_input(source, "text")
+    options = Options(skip=True)
+    expected = predict(hello, source=source, output=out, options=options)
+    whole = out.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(output.shutil, "rmtree", lambda *_, **__: None)
+        predict(hello, source=source, output=out, options=options)
+    assert jobs.kept(out)
+    out.unlink()
+    assert expected == predict(hello, source=source, output=out, options=options, resume=True, watch=watch)
+    assert whole == out.read_bytes()
+    assert "begun from the start" in watch.notes[0]
+    assert not jobs.kept(out)
+
+
 def test_two_runs_never_write_one_file(hello, tmp_path):
     """The second is told so, and spoils nothing; the lock goes with the process that holds it."""
     source, out = tmp_path / "in.txt", tmp_path / "out.txt"
