@@ -221,6 +221,7 @@ class _Run:
                 for item in cast(Iterator[LongLine], group):
                     for end in self.long_line(item, writer):
                         self.watch.advance(given.part(end), self.tally)
+                    self.tally.skipped = self.skipped  # those before this line: no more is read yet
                     yield item.end()
                 continue
             begun: deque[tuple[Window, int]] = deque()

@@ -152,6 +152,27 @@ def test_killed_at_every_step(short, hello, monkeypatch, tmp_path, form, to):
     assert steps > 8  # several places were gone on from
 
 
+def test_a_long_line_that_was_skipped_is_counted_once(short, hello, monkeypatch, tmp_path):
+    """Wherever a run is gone on from, what it left out before is in its tally, and in the journal."""
+    monkeypatch.setattr(jobs, "EVERY", 1)
+    source = tmp_path / "in.txt"
+    source.write_bytes((b"x" * 200 + b"\n") + (b"x" * 100 + b"\xff\n") + (b"y" * 200 + b"\n") * 3)
+    options = Options(skip=True)
+    found = []
+    for step in range(1_000):
+        out = tmp_path / f"{step}.txt"
+
+        def run(out=out):
+            found.append(predict(hello, source=source, output=out, options=options, resume=True))
+
+        if killed_at(step, monkeypatch, run):
+            break
+        if not out.exists():
+            run()
+    assert step > 8
+    assert {1} == {tally.skipped for tally in found}
+
+
 def test_killed_many_times_in_a_row(short, hello, monkeypatch, tmp_path):
     """Each run gets a little further; at the end no line is lost or doubled."""
     source, out, whole = tmp_path / "in.txt", tmp_path / "out.txt", tmp_path / "whole.txt"
