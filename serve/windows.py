@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from ohlol.serve.rows import Rows
 
 Skip = Callable[[InputError], None]  # told of a line that cannot be read; raises to stop
 Row = dict[str, Any]
+ESCAPED = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True)
@@ -89,4 +91,4 @@ def lines_of(name: str, numbers: Sequence[int]) -> Callable[[int], str]:
 
 def escaped(text: str) -> bool:
     """Whether bytes that are no UTF-8 came into the text, as Python lets them through."""
-    return not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text)
+    return not text.isascii() and ESCAPED.search(text) is not None
