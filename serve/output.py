@@ -21,8 +21,6 @@ from ohlol.artifacts.files import sync
 from ohlol.serve.blocks import Place
 from ohlol.serve.packed import Compressor
 
-Note = Callable[[str], None]
-
 
 class OutputError(InputError):
     """A file is being written by another run, or an interrupted run cannot be gone on with."""

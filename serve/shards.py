@@ -24,11 +24,12 @@ from ohlol.serve.batch_predictor import BatchPredictor
 from ohlol.serve.blocks import Blocks
 from ohlol.serve.jobs import side_by_side
 from ohlol.serve.output import Sink
+from ohlol.serve.packed import SUFFIXES
 from ohlol.serve.readers import windows
 from ohlol.serve.windows import Reading
 from ohlol.serve.writers import JsonlWriter, Look
 
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+FORMS = {suffix: form for suffix, form in SUFFIXES.items() if form in ("jsonl", "parquet")}
 SMALLEST, LARGEST = 1 << 20, 64 << 20  # bytes of a piece
 PIECES = 8  # for each worker, so that none waits long for the last one
 ROWS = 16_384  # of Parquet, answered together, and a row group of the answers
@@ -62,18 +63,18 @@ def shards(source: str | Path) -> tuple[list[Path], str]:
     else:
         named = glob(str(source), recursive=True)  # noqa: PTH207  (Path's takes no absolute pattern)
         found = [path] if path.exists() else [Path(name) for name in named]
-    kinds = ", ".join(SUFFIXES)
+    kinds = ", ".join(FORMS)
     if not found:
         raise InputError(
             f"{source}: nothing there; expected a file, a folder or a glob of files that end in {kinds}"
         )
     for file in found:
-        if not file.is_file() or file.suffix.lower() not in SUFFIXES:
+        if not file.is_file() or file.suffix.lower() not in FORMS:
             raise InputError(
                 f"{file}: expected a file that ends in {kinds}; nothing is left out unasked, so name the shards by a glob "
                 f"such as '{path}/*.jsonl', or move it away"
             )
-    forms = {SUFFIXES[file.suffix.lower()] for file in found}
+    forms = {FORMS[file.suffix.lower()] for file in found}
     if len(forms) > 1:
         raise InputError(
             f"{source}: has JSON lines and Parquet; name those of one kind, as in 'DIR/*.parquet'"
