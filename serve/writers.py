@@ -191,7 +191,12 @@ class _Rows:
 
 def _json(value: Any) -> str:
     """JSON that can be written as UTF-8: a lone surrogate stays an escape."""
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError as error:
+        raise InputError(
+            "a field holds a number that is not finite, which JSON cannot hold; write Parquet, or leave that column out"
+        ) from error
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -168,6 +168,9 @@ def test_what_json_cannot_hold(tmp_path):
     assert json.loads(run("hello", source, None, "--format", "jsonl"))["d"] == "2026-01-02"
     pq.write_table(pa.table({"text": ["he"], "b": [b"\0"]}), source)
     assert "holds bytes, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
+    pq.write_table(pa.table({"text": ["he"], "f": [float("nan")]}), source)
+    assert "not finite, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
+    assert run("hello", source, None, "--format", "csv") == "text,f,labels\nhe,nan,oh\n"
 
 
 def test_stdin_is_not_held_in_memory(monkeypatch, tmp_path):
