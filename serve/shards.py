@@ -20,9 +20,9 @@ import numpy as np
 
 from ohlol.artifacts.errors import InputError, OhlolError
 from ohlol.artifacts.files import new_file
+from ohlol.serve import ahead
 from ohlol.serve.batch_predictor import BatchPredictor
 from ohlol.serve.blocks import Blocks
-from ohlol.serve.jobs import side_by_side
 from ohlol.serve.output import Sink
 from ohlol.serve.packed import SUFFIXES
 from ohlol.serve.readers import windows
@@ -164,8 +164,8 @@ class Worker:
             where = piece.path if not begin else f"{piece.path}, lines counted from byte {begin + 1}"
             how = Reading(where, "jsonl", model.manifest.alphabet, skip, predictor.column, model.max_length)
             writer = JsonlWriter(Sink(out.buffer), look, {})
-            read: Any = windows(Blocks(_Stretch(file, begin, end)), how)
-            for window, answers in side_by_side(model, read, probabilities=predictor.probabilities):
+            read: Any = ((window, None) for window in windows(Blocks(_Stretch(file, begin, end)), how))
+            for window, _, answers in ahead.answered(model, read, probabilities=predictor.probabilities):
                 writer.window(window, answers)
                 rows += len(window.rows)
             writer.close()
