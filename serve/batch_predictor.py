@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ohlol.artifacts.bundle import HELLO, Layout, open_named
+from ohlol.artifacts.bundle import HELLO, Layout, open_named, read
 from ohlol.artifacts.errors import BundleError, InputError
 from ohlol.artifacts.files import sha256
 from ohlol.artifacts.manifest import Manifest
@@ -212,7 +212,7 @@ class BatchPredictor:
 def _read(path: str) -> _Files:
     """A bundle or a single `.onnx` file, as `ohlol.load` takes them."""
     if path.endswith(".onnx") and Path(path).is_file():
-        onnx = Path(path).read_bytes()
+        onnx = read(Path(path))
         return _Files(read_manifest(onnx, path)[0], {Layout.onnx: onnx})
     bundle = open_named(path)
     used = (Layout.onnx, Layout.batch, Layout.stream)

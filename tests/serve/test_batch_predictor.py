@@ -244,6 +244,15 @@ def test_a_single_file(golden):
     json.dumps(alone(TEXTS))  # plain values, no numpy
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    """A single file is opened as those of a bundle are: what no model can be is refused by its size."""
+    file = tmp_path / "huge.onnx"
+    with file.open("wb") as made:
+        made.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(BundleError, match=r"huge\.onnx: has 2,147,483,648 bytes, expected at most"):
+        BatchPredictor(file)
+
+
 def test_importing_serve_stays_light():
     """`import ohlol.serve` loads neither onnxruntime nor numpy; the name is there when it is asked for."""
     code = (
