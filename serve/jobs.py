@@ -119,6 +119,7 @@ class _Run:
             max_length=min(limits, default=None),
             in_parts=self.write_as == "text" and not (options.probabilities and model.manifest.task == "tag"),
             judged=options.skip,
+            nulls=True,
         )
         self.told = model._runner.carries_state or model.manifest.task == "classify"
 
@@ -197,7 +198,7 @@ class _Run:
     def writing(self, made: Beside, journal: Journal | None) -> Iterator[Writer]:
         state = journal.state if journal else {}
         if self.write_as == "parquet":
-            from ohlol.serve.parquet import ParquetWriter
+            from ohlol.serve.parquet_writer import ParquetWriter
 
             yield ParquetWriter(made.output, self.model.manifest.task, self.look, state)
             return

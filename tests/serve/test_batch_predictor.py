@@ -128,7 +128,7 @@ def test_tables_of_arrow(model_path, kind):
         assert ["text", "n", *columns] == found.column_names
         for name, values in columns.items():
             rows = found[name].to_pylist()
-            if predict.arrow_types()[name] == pa.map_(pa.string(), pa.float64()):
+            if predict.arrow_types()[name] == pa.map_(pa.string(), pa.float32()):
                 rows = [None if row is None else dict(row) for row in rows]
                 assert [row and list(row) for row in values] == [row and list(row) for row in rows]
             assert close(values) == rows

@@ -47,8 +47,10 @@ def write_input(path, form, count=36):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows[count // 2] = None
-        pq.write_table(pa.table({"n": range(count), "text": rows}), path, row_group_size=15)
+        cells = [row.encode() for row in rows]
+        cells[3], cells[count // 2] = None, b"\xff"
+        column = pa.array(cells, pa.binary()).view(pa.string())
+        pq.write_table(pa.table({"n": range(count), "text": column}), path, row_group_size=15)
         return
     else:
         comma = "," if form == "csv" else "\t"
