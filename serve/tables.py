@@ -17,8 +17,8 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 def records(blocks: Blocks, how: Reading) -> Iterator[Window]:
     """Records of a CSV with a header. One that cannot be read is skipped whole, however many lines it has."""
-    csv.field_size_limit(2**31 - 1)
-    lines = _Lines(Blocks(blocks.file, arriving=blocks.arriving))
+    csv.field_size_limit(sizes.LONGEST if blocks.arriving else 2**31 - 1)
+    lines = _Lines(Blocks(blocks.file, arriving=blocks.arriving, name=how.name))
     reader = csv.reader(lines, strict=True, delimiter=DELIMITERS[how.format])
     header = _header(reader, lines, how)
     if header is None:
