@@ -192,6 +192,16 @@ def test_records_of_a_table(form, delimiter):
     holds()
 
 
+def test_where_a_record_ends_that_is_no_csv():
+    """With the line of the mistake; what follows is the next record, and nothing is lost in silence."""
+    data = b'text,n\n"a\nb"c,1\nd",2\ne,3\n"f\nf",4\n"g\ng",5,6\n'
+    given, skipped = read(data, "csv", 4_096)
+    assert texts_of(given) == ['d"', "e", "f\nf"]
+    assert [message.partition(": ")[0] for message in skipped] == ["in:2 to 3", "in:8 to 9"]
+    assert "not CSV" in skipped[0]
+    assert "3 fields, the header has 2" in skipped[1]
+
+
 @pytest.mark.parametrize("form", ["text", "jsonl", "csv", "tsv"])
 def test_reading_goes_on_from_the_end_of_any_window(form):
     """From there on, the same windows with the same texts, named by the same lines: what --resume is built on."""
