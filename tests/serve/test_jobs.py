@@ -202,6 +202,7 @@ write = writers.TextWriter.window
 def slow(self, *given):
     write(self, *given)
     print("window", flush=True)
+    sys.stdin.readline()
 writers.TextWriter.window = slow
 from ohlol.cli import main
 main(["predict", "hello", "-i", sys.argv[1], "-o", sys.argv[2], *sys.argv[3:]])
@@ -209,11 +210,21 @@ main(["predict", "hello", "-i", sys.argv[1], "-o", sys.argv[2], *sys.argv[3:]])
 
 
 def started(source, out, *options):
+    """A run that says when it has written a window, and waits for a line before it goes on; or for stdin's end."""
     return subprocess.Popen(
         [sys.executable, "-c", SLOW, str(source), str(out), *options],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def led(process, windows):
+    """Let it write so many windows, and wait after the next."""
+    for _ in range(windows):
+        assert process.stdout.readline() == b"window\n"
+        process.stdin.write(b"\n")
+        process.stdin.flush()
 
 
 @pytest.mark.parametrize("windows", [0, 1, 3, 9])
@@ -222,8 +233,7 @@ def test_sigkill(tmp_path, windows):
     source, out = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("".join(text + "\n" for text in texts(3_000)))
     with started(source, out) as process:
-        for _ in range(windows):
-            process.stdout.readline()
+        led(process, windows)
         process.send_signal(signal.SIGKILL)
     assert not out.exists()
     with started(source, out, "--resume") as process:
@@ -243,8 +253,7 @@ def test_sigterm_and_ctrl_c(tmp_path, number):
     source.write_text("".join(text + "\n" for text in texts(20_000)))
     out.write_text("old")
     with started(source, out) as process:
-        for _ in range(3):
-            process.stdout.readline()
+        led(process, 3)
         process.send_signal(number)
         _, message = process.communicate()
     assert (process.returncode, out.read_text()) == (1, "old")
