@@ -31,7 +31,13 @@ class TableWindow(Window):
 
     @cached_property
     def records(self) -> Sequence[Row]:
-        rows: list[Row] = self.kept.to_pylist()
+        try:
+            rows: list[Row] = self.kept.to_pylist()
+        except (ValueError, OverflowError) as error:  # a year 60000, a string that is not UTF-8
+            raise InputError(
+                f"{self.wheres(0)} or one soon after: a column holds what has no form but in Parquet "
+                f"({str(error).splitlines()[0]}); write Parquet, or leave that column out"
+            ) from error
         return rows
 
     def kept_of(self, which: NDArray[np.int64]) -> Any:
@@ -89,7 +95,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a column's name
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error

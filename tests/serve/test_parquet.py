@@ -196,6 +196,10 @@ def test_what_json_cannot_hold(tmp_path):
     assert json.loads(run("hello", source, None, "--format", "jsonl"))["d"] == "2026-01-02"
     pq.write_table(pa.table({"text": ["he"], "b": [b"\0"]}), source)
     assert "holds bytes, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
+    pq.write_table(pa.table({"text": ["he"], "s": pa.array([b"\xff"]).view(pa.string())}), source)
+    assert f"{source}: row 1 or one soon after: a column holds" in run(
+        "hello", source, None, "--format", "jsonl", code=1
+    )
     pq.write_table(pa.table({"text": ["he"], "f": [float("nan")]}), source)
     assert "not finite, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
     assert run("hello", source, None, "--format", "csv") == "text,f,labels\nhe,nan,oh\n"
