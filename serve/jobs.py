@@ -161,7 +161,7 @@ class _Run:
                     made.save(journal)
             writer.close()
         if journal and made.kept:
-            journal.done = True
+            journal.done, journal.skipped = True, self.tally.skipped
             made.save(journal)
         made.finish()
 
