@@ -161,7 +161,7 @@ def _ended_early(output: Path | None, watch: Progress, follow: bool) -> Iterator
     try:
         yield
     except KeyboardInterrupt:
-        if follow:  # the way it ends: all that arrived is answered
+        if follow:  # the way it ends
             sys.exit(0)
         if output is None:
             watch.note("stopped")

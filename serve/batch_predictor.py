@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ohlol.artifacts.bundle import HELLO, Layout, open_named
+from ohlol.artifacts.bundle import HELLO, Layout, open_named, read
 from ohlol.artifacts.errors import BundleError, InputError
 from ohlol.artifacts.files import sha256
 from ohlol.artifacts.manifest import Manifest
 from ohlol.serve.model import Model, of_files
 from ohlol.serve.opening import read_manifest
 from ohlol.serve.results import Result, fields
+from ohlol.serve.writers import Look
 
 AS = ("labels", "words", "sentences")
 NUMBERS = ("probability", "bits_per_character")  # the answers that are one float64 a row
@@ -130,10 +131,11 @@ class BatchPredictor:
             return batch.assign(**self._columns(batch[self.column], batch.index))
         if pyarrow and isinstance(batch, pyarrow.Table):
             self._check_columns(batch.column_names)
+            from ohlol.serve.parquet_writer import column
+
             types = self.arrow_types()  # guessed from the values, those of two batches might differ
             for name, values in self.answers(batch[self.column].to_pylist()).items():
-                pairs = [list(value.items()) if isinstance(value, dict) else value for value in values]
-                batch = batch.append_column(name, pyarrow.array(pairs, types[name]))
+                batch = batch.append_column(name, column(values, types[name]))
             return batch
         raise InputError(
             f"a batch is a dict of arrays, a pandas DataFrame or Series, a pyarrow Table or a list of str; found "
@@ -193,26 +195,25 @@ class BatchPredictor:
         return name.removeprefix(self.prefix) in NUMBERS
 
     def arrow_types(self) -> dict[str, Any]:
-        """The `pyarrow.DataType` of each column that is added, for writers that cannot guess it (Dask's `to_parquet`)."""
-        import pyarrow as pa
+        """The `pyarrow.DataType` of each column that is added, as `ohlol predict` writes it into Parquet.
 
-        strings = pa.list_(pa.string())
-        types = {
-            "labels": strings, "words": strings, "sentences": strings,
-            "spans": pa.list_(pa.list_(pa.int64())), "label": pa.string(), "next": pa.string(),
-            **dict.fromkeys(NUMBERS, pa.float64()),
-        }  # fmt: skip
-        one_a_character = self.model.manifest.task == "tag"
-        types["probabilities"] = (
-            pa.list_(pa.float64()) if one_a_character else pa.map_(pa.string(), pa.float64())
-        )
-        return {name: types[name.removeprefix(self.prefix)] for name in self.names}
+        For writers that cannot guess it (Dask's `to_parquet`).
+        """
+        from ohlol.serve.parquet_writer import answer_types  # late: it needs pyarrow
+
+        types = answer_types(self.model.manifest.task, self.look)
+        return {self.prefix + name: kind for name, kind in types.items()}
+
+    @property
+    def look(self) -> Look:
+        """How the answers look in a file."""
+        return Look(self.probabilities, self.as_, self.prefix, self.column)
 
 
 def _read(path: str) -> _Files:
     """A bundle or a single `.onnx` file, as `ohlol.load` takes them."""
     if path.endswith(".onnx") and Path(path).is_file():
-        onnx = Path(path).read_bytes()
+        onnx = read(Path(path))
         return _Files(read_manifest(onnx, path)[0], {Layout.onnx: onnx})
     bundle = open_named(path)
     used = (Layout.onnx, Layout.batch, Layout.stream)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from ohlol.artifacts.errors import InputError
 
 BLOCK = 1 << 20  # bytes
+LONGEST = 16 << 20  # bytes of a line that arrives
 BOM = b"\xef\xbb\xbf"
 
 
@@ -31,13 +32,20 @@ class Blocks:
     A byte order mark at the beginning is left out.
 
     `arriving`: `file` is unbuffered, and its `read` gives what is there already. Blocks are then the lines that are
-    there, however few, and are never pieces.
+    there, however few, and are never pieces: a line of more than 16 MiB raises `InputError`, which names it by `name`.
     """
 
-    def __init__(self, file: Readable, start: Place = Place(), *, arriving: bool = False) -> None:  # noqa: B008
+    def __init__(
+        self,
+        file: Readable,
+        start: Place = Place(),  # noqa: B008
+        *,
+        arriving: bool = False,
+        name: str = "input",
+    ) -> None:
         self.file = file
         self.start = self.begin = self.end = start
-        self.arriving = arriving
+        self.arriving, self.name = arriving, name
 
     def __iter__(self) -> Iterator[bytes]:
         held = bytearray(self._begun())
@@ -50,6 +58,11 @@ class Blocks:
                 more = self.file.read(BLOCK if self.arriving else BLOCK - len(held))
                 held += more
                 ended = not more  # asked once: a terminal would have to be told twice
+                if len(held) > LONGEST and b"\n" not in more:  # only of what arrives is so much held
+                    raise InputError(
+                        f"{self.name}:{self.end.line + 1}: no line's end in {LONGEST >> 20} MiB; what arrives is answered line "
+                        "by line: end lines at \\n, or write to a file and predict that"
+                    )
                 continue
             block = bytes(held[: cut or None])
             if not block:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def opened(
         yield Input(lambda place: parquet.windows(source, place, how), lambda end: end.offset / max(1, rows))
     elif source and follow:
         with _Pipe(source) as pipe:
-            yield Input(lambda place: windows(Blocks(pipe, place, arriving=True), how))
+            yield Input(lambda place: windows(Blocks(pipe, place, arriving=True, name=how.name), how))
     elif source:
         with source.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -59,8 +60,23 @@ def opened(
         if sys.stdin is None:  # closed, as a daemon has it
             raise InputError("stdin is closed; give TEXT or -i FILE")
         given: Any = sys.stdin.buffer
-        given = getattr(given, "raw", given) if follow else given
-        yield Input(lambda place: windows(Blocks(given, place, arriving=follow), how))
+        given = _Waited(getattr(given, "raw", given) if follow else given)
+        yield Input(lambda place: windows(Blocks(given, place, arriving=follow, name=how.name), how))
+
+
+class _Waited:
+    """A file whose `read` waits for bytes, though whoever opened it said that it must not (`O_NONBLOCK`)."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int, /) -> bytes:
+        while (data := self._file.read(size)) is None:
+            select.select([self._file], [], [])
+        return bytes(data)
+
+    def seek(self, offset: int, /) -> int:
+        return int(self._file.seek(offset))
 
 
 class _Pipe(io.RawIOBase):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -16,15 +15,13 @@ import numpy as np
 
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.files import sha256
-from ohlol.serve import runner
-from ohlol.serve.answers import Answers
+from ohlol.serve import ahead, runner
 from ohlol.serve.blocks import Place
 from ohlol.serve.inputs import Input, opened
 from ohlol.serve.long_line import Answering, LongLine
 from ohlol.serve.model import Model
 from ohlol.serve.output import Beside, Journal, Sink, beside, stdout
 from ohlol.serve.packed import compressor, format_of, packing
-from ohlol.serve.rows import Rows
 from ohlol.serve.windows import Reading, Window
 from ohlol.serve.writers import WRITERS, Look, TextWriter, Writer
 
@@ -122,6 +119,7 @@ class _Run:
             max_length=min(limits, default=None),
             in_parts=self.write_as == "text" and not (options.probabilities and model.manifest.task == "tag"),
             judged=options.skip,
+            nulls=True,
         )
         self.told = model.runner.carries_state or model.manifest.task == "classify"
 
@@ -148,19 +146,22 @@ class _Run:
     def write_beside(self, made: Beside, resume: bool) -> None:
         journal = self.begun(made, resume)
         if journal and journal.done:
-            if made.output.exists():
+            if made.output.exists():  # else it has its name already
                 made.finish()
             return
         place = journal.place if journal else Place()
         with self.writing(made, journal) as writer, opened(self.texts, self.source, self.how) as given:
             for count, end in enumerate(self.answered(given, place, writer), start=1):
-                if journal and count % EVERY == 0:
-                    journal.written = writer.settle()
+                if count % EVERY:
+                    continue
+                written = writer.settle()  # Parquet holds its tables until then
+                if journal:
+                    journal.written = written
                     journal.place, journal.skipped, journal.state = end, self.tally.skipped, writer.state
                     made.save(journal)
             writer.close()
         if journal and made.kept:
-            journal.done = True
+            journal.done, journal.skipped = True, self.tally.skipped
             made.save(journal)
         made.finish()
 
@@ -197,7 +198,7 @@ class _Run:
     def writing(self, made: Beside, journal: Journal | None) -> Iterator[Writer]:
         state = journal.state if journal else {}
         if self.write_as == "parquet":
-            from ohlol.serve.parquet import ParquetWriter
+            from ohlol.serve.parquet_writer import ParquetWriter
 
             yield ParquetWriter(made.output, self.model.manifest.task, self.look, state)
             return
@@ -218,30 +219,28 @@ class _Run:
                 for item in cast(Iterator[LongLine], group):
                     for end in self.long_line(item, writer):
                         self.watch.advance(given.part(end), self.tally)
+                    self.tally.skipped = self.skipped  # those before this line: no more is read yet
                     yield item.end()
                 continue
-            begun: deque[tuple[Window, int]] = deque()
-            rows = self.begun_rows(group, begun)
-            for some in ([one] for one in rows) if at_once else (rows,):
-                answered = self.model.answers(some, probabilities=self.options.probabilities)
+            windows = self.read_on(cast(Iterator[Window], group))
+            for some in ([one] for one in windows) if at_once else (windows,):
                 with closing(
-                    cast(Generator[Answers[Any], None, None], answered)
-                ):  # what is at work ends with us
-                    for answers in answered:
-                        window, self.tally.skipped = begun.popleft()
+                    ahead.answered(self.model, some, probabilities=self.options.probabilities)
+                ) as answered:
+                    for window, skipped, answers in answered:
                         writer.window(window, answers)
+                        self.tally.skipped = skipped
                         self.tally.texts += len(window.rows)
                         self.tally.characters += int(window.rows.lengths.sum())
                         self.watch.advance(given.part(window.end), self.tally)
                         yield window.end
         self.tally.skipped = self.skipped
 
-    def begun_rows(self, windows: Iterable[Any], begun: deque[tuple[Window, int]]) -> Iterator[Rows]:
-        """What is given to the model; the windows that are at work wait in `begun`."""
+    def read_on(self, windows: Iterator[Window]) -> Iterator[tuple[Window, int]]:
+        """Each window, and how many lines were skipped up to its end."""
         for window in windows:
-            begun.append((window, self.skipped))
             self.tell_of_windows(window)
-            yield window.rows
+            yield window, self.skipped
 
     def long_line(self, item: LongLine, writer: Writer) -> Iterator[Place]:
         """Answer a line in parts, and write each at once; how far reading is then."""
@@ -280,21 +279,6 @@ class _Run:
             f"note: {where}: {size} is read {runner.STRETCH:,} characters at a time, with {runner.CONTEXT} more around them for "
             "context, so that a label may differ from that of the whole text; --max-length refuses long texts"
         )
-
-
-def side_by_side(
-    model: Model[Any], windows: Iterable[Window], *, probabilities: bool = False
-) -> Iterator[tuple[Window, Answers[Any]]]:
-    """Each window with its answers; while one is given out, the next one is at work."""
-    begun: deque[Window] = deque()
-
-    def rows() -> Iterator[Rows]:
-        for window in windows:
-            begun.append(window)
-            yield window.rows
-
-    for answers in model.answers(rows(), probabilities=probabilities):
-        yield begun.popleft(), answers
 
 
 def kept(output: Path) -> bool:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ohlol.artifacts.alphabet import Alphabet, codepoints
+from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.words import sentence_spans
 from ohlol.serve import runner
 from ohlol.serve.answers import ANSWERS, Answers, ScoreAnswers, TagAnswers
 from ohlol.serve.blocks import Place, not_utf8
-from ohlol.serve.cut import begins
+from ohlol.serve.cut import ready
 from ohlol.serve.model import Model
 from ohlol.serve.results import FLAT, Labels, line
 from ohlol.serve.rows import NEWLINE, Pieces, Rows
@@ -39,7 +40,8 @@ class LongLine:
 def parts_of(pieces: Iterator[bytes], alphabet: Alphabet, where: str) -> Iterator[str]:
     """The normalised text of a line that comes in pieces, in parts that together are the whole, normalised.
 
-    Raises `InputError` where it is not UTF-8.
+    Raises `InputError` where it is not UTF-8, and where it has so many combining characters in a row that it cannot be
+    normalised in parts (serve/cut.py).
     """
     held = ""
     rest = b""
@@ -51,19 +53,18 @@ def parts_of(pieces: Iterator[bytes], alphabet: Alphabet, where: str) -> Iterato
         except UnicodeDecodeError as error:
             raise not_utf8(where, data[error.start], offset + error.start + 1) from None
         rest, offset = data[read:], offset + read
-        held += text
-        cut = 0 if held.endswith("\n") else safe_cut(held)  # the line's end stays whole
-        if cut:
-            yield alphabet.normalise(held[:cut])
-            held = held[cut:]
+        line = (held + text).removesuffix("\n")
+        ended_by = "\r" if line.endswith("\r") else ""  # what may be half of the line's end waits
+        try:
+            part, held = ready(line.removesuffix("\r"), alphabet.normalisation)
+        except InputError as error:
+            raise InputError(f"{where}: {error}; --on-error skip leaves the line out") from None
+        held += ended_by
+        if part:
+            yield part
     if rest:
         raise not_utf8(where, rest[0], offset + 1)
-    yield alphabet.normalise(held.removesuffix("\n").removesuffix("\r"))
-
-
-def safe_cut(text: str) -> int:
-    """The last place, not the end, where a text can be cut so that its halves normalise as the whole does; or 0."""
-    return next((k for k in range(len(text) - 1, 0, -1) if begins(text[k])), 0)
+    yield alphabet.normalise(held.removesuffix("\r"))
 
 
 class Answering:

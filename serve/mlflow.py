@@ -26,7 +26,7 @@ ANSWERS: dict[str, dict[str, dict[str, Any]]] = {  # the columns of a prediction
 }
 
 
-def folder(bundle: Bundle) -> dict[str, bytes]:
+def folder(bundle: Bundle, name: str) -> dict[str, bytes]:
     """The files by name. There is no date and no id among them: the same bundle gives the same folder."""
     python = platform.python_version()
     needs = ["mlflow", f"ohlol=={version('ohlol')}"]
@@ -34,7 +34,7 @@ def folder(bundle: Bundle) -> dict[str, bytes]:
     pip = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
     conda = {"channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": needs}]}
     written = {
-        "MLmodel": dump(model(bundle, python)),
+        "MLmodel": dump(model(bundle, name, python)),
         "requirements.txt": "".join(f"{line}\n" for line in needs),
         "python_env.yaml": dump(pip),
         "conda.yaml": dump({"name": "mlflow-env", **conda}),
@@ -42,12 +42,12 @@ def folder(bundle: Bundle) -> dict[str, bytes]:
         "serving_input_example.json": json.dumps({"inputs": texts}, ensure_ascii=False),
     }
     files = {**bundle.contents, Layout.manifest: bundle.manifest.to_json().encode()}
-    return {name: text.encode() for name, text in written.items()} | {
-        f"{DATA}/{name}": content for name, content in files.items()
+    return {file: text.encode() for file, text in written.items()} | {
+        f"{DATA}/{file}": content for file, content in files.items()
     }
 
 
-def model(bundle: Bundle, python: str) -> dict[str, Any]:
+def model(bundle: Bundle, name: str, python: str) -> dict[str, Any]:
     """The `MLmodel` file: two flavours, a function of texts and the ONNX file for those who bring code points."""
     versions = bundle.manifest.provenance.get("versions", {}).get("export", {})
     return {
@@ -64,7 +64,11 @@ def model(bundle: Bundle, python: str) -> dict[str, Any]:
                 "providers": ["CPUExecutionProvider"],
             },
         },
-        "metadata": {"ohlol_version": version("ohlol"), "ohlol_task": bundle.manifest.task},
+        "metadata": {  # MLflow itself names a model when it is registered
+            "ohlol_name": name,
+            "ohlol_task": bundle.manifest.task,
+            "ohlol_version": version("ohlol"),
+        },
         "saved_input_example_info": {
             "artifact_path": "input_example.json",
             "serving_input_path": "serving_input_example.json",

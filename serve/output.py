@@ -21,8 +21,6 @@ from ohlol.artifacts.files import sync
 from ohlol.serve.blocks import Place
 from ohlol.serve.packed import Compressor
 
-Note = Callable[[str], None]
-
 
 class OutputError(InputError):
     """A file is being written by another run, or an interrupted run cannot be gone on with."""
@@ -91,7 +89,10 @@ class Beside:
         return self._journal.is_file()
 
     def load(self, facts: dict[str, Any]) -> Journal | None:
-        """The journal of a run that was interrupted. Raises `OutputError` where it was of something else."""
+        """The journal of a run that was interrupted; None where nothing is left of it to go on from.
+
+        Raises `OutputError` where it was of something else.
+        """
         if not self.kept:
             return None
         try:
@@ -113,6 +114,8 @@ class Beside:
             raise OutputError(
                 f"{self.path}: cannot go on: {values}; give the same options, or start anew without --resume"
             )
+        if found.done and not self.output.exists() and not self.path.exists():
+            return None  # its name was given to it, and OUT removed since
         return found
 
     def save(self, journal: Journal) -> None:

@@ -12,7 +12,6 @@ from typing import IO, Any, Protocol
 
 from ohlol.artifacts.errors import InputError
 
-FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 

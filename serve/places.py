@@ -99,7 +99,7 @@ def _contents(bundle: Bundle, place: str, name: str) -> Mapping[str, Files]:
     if place == "hf":
         return {"": hub.folder(bundle, name)}
     if place == "mlflow":
-        return {"": mlflow.folder(bundle)}
+        return {"": mlflow.folder(bundle, name)}
     raise OhlolError(f"place {place!r}: expected one of {', '.join(PLACES)}")
 
 

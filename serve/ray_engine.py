@@ -53,8 +53,8 @@ def predict_shards(
     the CPUs allow. The cluster is that of `RAY_ADDRESS`, or where Ray is initialised already; else one is started here
     for the while. On several machines `source` and `output` must lie where all of them see them.
 
-    `tell` gets a line on the way now and then, and for each line skipped (`on_error="skip"`; of Parquet, null texts
-    have null answers and nothing is skipped).
+    `tell` gets a line on the way now and then, and for each line skipped (`on_error="skip"`); null texts of
+    Parquet have null answers.
     Raises `InputError` where the shards cannot be read or `output` is there, `OhlolError` where Ray fails; then there
     is no `output`.
     """

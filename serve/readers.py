@@ -7,7 +7,9 @@ cannot be read, `skip` is told, which raises to stop; the line is then left out.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from ohlol.artifacts.errors import InputError
 from ohlol.serve import tables
@@ -99,8 +101,20 @@ def _line_by_line(block: bytes, begin: Place, how: Reading) -> Iterator[tuple[in
             how.skip(not_utf8(f"{how.name}:{number}", raw[error.start], error.start + 1))
 
 
+def _finite(number: str) -> float:
+    """Written again, what is beyond float64 would be `Infinity`, which is no JSON."""
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"the number {number:.40} is beyond float64")
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _jsonl(blocks: Blocks, how: Reading) -> Iterator[Window]:
-    decode = json.JSONDecoder().decode
+    decode = json.JSONDecoder(parse_float=_finite, parse_constant=_no_number).decode
     for block in blocks.whole_lines():
         lines: Iterable[tuple[int, str]]
         try:

@@ -7,31 +7,30 @@ part takes its name once it is whole, and its name is the piece's number: to ans
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 
 from ohlol.artifacts.errors import InputError, OhlolError
 from ohlol.artifacts.files import new_file
+from ohlol.serve import ahead
+from ohlol.serve.answers import Answers
 from ohlol.serve.batch_predictor import BatchPredictor
-from ohlol.serve.blocks import Blocks
-from ohlol.serve.jobs import side_by_side
+from ohlol.serve.blocks import Blocks, Place
 from ohlol.serve.output import Sink
+from ohlol.serve.packed import SUFFIXES
 from ohlol.serve.readers import windows
-from ohlol.serve.windows import Reading
-from ohlol.serve.writers import JsonlWriter, Look
+from ohlol.serve.windows import Reading, Window
+from ohlol.serve.writers import JsonlWriter, taken
 
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+FORMS = {suffix: form for suffix, form in SUFFIXES.items() if form in ("jsonl", "parquet")}
 SMALLEST, LARGEST = 1 << 20, 64 << 20  # bytes of a piece
 PIECES = 8  # for each worker, so that none waits long for the last one
-ROWS = 16_384  # of Parquet, answered together, and a row group of the answers
 TRIES = 5  # of a piece that workers died of, before it is the piece's fault; Ray would try without end
 TOLD = 20  # skipped lines of a piece that are named
 
@@ -62,18 +61,18 @@ def shards(source: str | Path) -> tuple[list[Path], str]:
     else:
         named = glob(str(source), recursive=True)  # noqa: PTH207  (Path's takes no absolute pattern)
         found = [path] if path.exists() else [Path(name) for name in named]
-    kinds = ", ".join(SUFFIXES)
+    kinds = ", ".join(FORMS)
     if not found:
         raise InputError(
             f"{source}: nothing there; expected a file, a folder or a glob of files that end in {kinds}"
         )
     for file in found:
-        if not file.is_file() or file.suffix.lower() not in SUFFIXES:
+        if not file.is_file() or file.suffix.lower() not in FORMS:
             raise InputError(
                 f"{file}: expected a file that ends in {kinds}; nothing is left out unasked, so name the shards by a glob "
                 f"such as '{path}/*.jsonl', or move it away"
             )
-    forms = {SUFFIXES[file.suffix.lower()] for file in found}
+    forms = {FORMS[file.suffix.lower()] for file in found}
     if len(forms) > 1:
         raise InputError(
             f"{source}: has JSON lines and Parquet; name those of one kind, as in 'DIR/*.parquet'"
@@ -103,11 +102,13 @@ def _bytes(file: Path, size: int) -> Iterator[tuple[int, int]]:
 
 def _row_groups(file: Path, size: int) -> Iterator[tuple[int, int]]:
     """Runs of row groups of about `size` bytes; a row group is never cut."""
-    facts = _parquet(file).metadata
+    from ohlol.serve.parquet import facts  # late: it needs pyarrow
+
+    about, _ = facts(file)
     first = held = 0
-    for number in range(facts.num_row_groups):
-        held += facts.row_group(number).total_byte_size
-        if held >= size or number + 1 == facts.num_row_groups:
+    for number in range(about.num_row_groups):
+        held += about.row_group(number).total_byte_size
+        if held >= size or number + 1 == about.num_row_groups:
             yield first, number + 1
             first, held = number + 1, 0
 
@@ -124,11 +125,10 @@ class Worker:
         An error of ours goes back as its message: raised here, Ray would wrap it in its own and log it.
         """
         piece = Piece(*(batch[name].tolist()[0] for name in ("number", "path", "start", "stop")))
-        answer = self.parquet if self.form == "parquet" else self.jsonl
         rows, skipped, error = 0, list[str](), ""
         try:
             self.count(piece)
-            rows, skipped = answer(piece, self.folder / piece.part(self.form))
+            rows, skipped = self.answer(piece)
         except (OhlolError, OSError) as raised:
             error = str(raised)
         told = json.dumps(skipped[:TOLD])
@@ -146,8 +146,8 @@ class Worker:
             "want of memory; try fewer --workers"
         )
 
-    def jsonl(self, piece: Piece, part: Path) -> tuple[int, list[str]]:
-        """Lines as `ohlol predict` reads and writes them."""
+    def answer(self, piece: Piece) -> tuple[int, list[str]]:
+        """Read, answer and write as `ohlol predict` does, by the same readers and writers."""
         skipped: list[str] = []
         rows = 0
 
@@ -156,41 +156,52 @@ class Worker:
                 raise error
             skipped.append(str(error))
 
-        model, predictor = self.predictor.model, self.predictor
-        look = Look(predictor.probabilities, predictor.as_, predictor.prefix, predictor.column)
-        with Path(piece.path).open("rb") as file, new_file(part) as out:
-            begin, end = _line_at(file, piece.start), _line_at(file, piece.stop)
-            where = piece.path if not begin else f"{piece.path}, lines counted from byte {begin + 1}"
-            how = Reading(where, "jsonl", model.manifest.alphabet, skip, predictor.column, model.max_length)
-            writer = JsonlWriter(Sink(out.buffer), look, {})
-            read: Any = windows(Blocks(_Stretch(file, begin, end)), how)
-            for window, answers in side_by_side(model, read, probabilities=predictor.probabilities):
-                writer.window(window, answers)
+        predictor, model = self.predictor, self.predictor.model
+        how = Reading(
+            piece.path,
+            self.form,
+            model.manifest.alphabet,
+            skip,
+            predictor.column,
+            model.max_length,
+            nulls=True,
+        )
+        read = _rows(piece, how) if self.form == "parquet" else _lines(piece, how)
+        answered = ahead.answered(
+            model, ((window, None) for window in read), probabilities=predictor.probabilities
+        )
+
+        def counted() -> Iterator[tuple[Window, Answers[Any]]]:
+            nonlocal rows
+            for window, _, answers in answered:
                 rows += len(window.rows)
-            writer.close()
+                yield window, answers
+
+        with closing(answered), new_file(self.folder / piece.part(self.form)) as out:
+            if self.form == "parquet":
+                from ohlol.serve.parquet_writer import write_answers
+
+                write_answers(out.buffer, counted(), model.manifest.task, predictor.look)
+            else:
+                writer = JsonlWriter(Sink(out.buffer), predictor.look, {})
+                for window, answers in counted():
+                    writer.window(window, answers)
+                writer.close()
         return rows, skipped
 
-    def parquet(self, piece: Piece, part: Path) -> tuple[int, list[str]]:
-        """Rows with the answers' columns behind theirs."""
-        import pyarrow
-        from pyarrow.parquet import ParquetWriter
 
-        source = _parquet(Path(piece.path))
-        schema = self.predictor(source.schema_arrow.empty_table()).schema
-        groups = list(range(piece.start, piece.stop))
-        handle, name = tempfile.mkstemp(dir=part.parent, prefix=f".{part.name}.", suffix=".part")
-        os.close(handle)
-        rows = 0
-        with ParquetWriter(name, schema) as writer:
-            for batch in _batches(source, groups, piece.path):
-                writer.write_table(self.predictor(pyarrow.Table.from_batches([batch])))
-                rows += batch.num_rows
-        expected = sum(source.metadata.row_group(group).num_rows for group in groups)
-        if rows != expected:
-            raise InputError(f"{piece.path}: {rows} rows came of row groups that should have {expected}")
-        Path(name).chmod(0o644)
-        Path(name).replace(part)
-        return rows, []
+def _rows(piece: Piece, how: Reading) -> Iterator[Window]:
+    from ohlol.serve import parquet
+
+    return parquet.windows(Path(piece.path), Place(), how, range(piece.start, piece.stop))
+
+
+def _lines(piece: Piece, how: Reading) -> Iterator[Window]:
+    with Path(piece.path).open("rb") as file:
+        begin, end = _line_at(file, piece.start), _line_at(file, piece.stop)
+        if begin:  # nobody has counted the lines before
+            how = replace(how, name=f"{piece.path}, lines counted from byte {begin + 1}")
+        yield from cast(Iterator[Window], windows(Blocks(_Stretch(file, begin, end)), how))
 
 
 def _line_at(file: IO[bytes], place: int) -> int:
@@ -216,40 +227,18 @@ class _Stretch:
         return self._file.seek(self._begin + offset) - self._begin
 
 
-def _parquet(path: Path) -> Any:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        return ParquetFile(path)
-    except ArrowException as error:
-        raise InputError(f"{path}: not Parquet ({error}); remove it, or write it again") from error
-
-
-def _batches(source: Any, groups: list[int], path: str) -> Iterator[Any]:
-    from pyarrow import ArrowException
-
-    try:
-        yield from source.iter_batches(batch_size=ROWS, row_groups=groups)
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{path}: damaged Parquet ({error}); copy or write it again") from error
-
-
 def check_schemas(predictor: BatchPredictor, files: Sequence[Path]) -> None:
-    """What the first batch of a shard would raise, raised before a worker starts."""
-    first = _parquet(files[0]).schema_arrow
+    """What the first rows of a shard would raise, raised before a worker starts."""
+    from ohlol.serve.parquet import check_column, facts
+
+    _, first = facts(files[0])
     for file in files:
-        schema = _parquet(file).schema_arrow
+        _, schema = facts(file)
         if not schema.equals(first):
             raise InputError(
                 f"{file}: its columns are not those of {files[0]}; predict shards of different columns apart"
             )
-        try:
-            predictor(schema.empty_table())
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from error
-        found = schema.field(predictor.column).type
-        if not any(
-            kind in str(found) for kind in ("string", "null")
-        ):  # string, large_string, dictionary<values=string…
-            raise InputError(f"{file}: column {predictor.column!r} is {found}, expected strings")
+        check_column(schema, predictor.column, str(file))
+        for name in predictor.names:
+            if name in schema.names:
+                raise InputError(f"{file}: {taken(name)}")

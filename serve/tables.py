@@ -16,9 +16,14 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 def records(blocks: Blocks, how: Reading) -> Iterator[Window]:
-    """Records of a CSV with a header. One that cannot be read is skipped whole, however many lines it has."""
-    csv.field_size_limit(2**31 - 1)
-    lines = _Lines(Blocks(blocks.file, arriving=blocks.arriving))
+    """Records of a CSV with a header.
+
+    One that has other fields than the header, or is not UTF-8, is skipped whole, however many lines it has. One that is
+    no CSV (a letter behind a closing quote) ends, as far as anyone can tell, with the line of the mistake: what
+    follows is read as the next record, and likely skipped for itself.
+    """
+    csv.field_size_limit(sizes.LONGEST if blocks.arriving else 2**31 - 1)
+    lines = _Lines(Blocks(blocks.file, arriving=blocks.arriving, name=how.name))
     reader = csv.reader(lines, strict=True, delimiter=DELIMITERS[how.format])
     header = _header(reader, lines, how)
     if header is None:

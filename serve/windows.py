@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from ohlol.serve.rows import Rows
 
 Skip = Callable[[InputError], None]  # told of a line that cannot be read; raises to stop
 Row = dict[str, Any]
+ESCAPED = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Reading:
     """How a file is read. `name` stands in messages; `field` is the text's field (jsonl) or column (csv, tsv).
 
     `in_parts`: a long line of text may be given in parts. `judged`: only once all of it is known to be readable.
+    `nulls`: the nulls of a Parquet column have null answers; else they are rows that cannot be read.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Reading:
     max_length: int | None = None
     in_parts: bool = False
     judged: bool = False
+    nulls: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Window:
     """Texts that are answered together. `end` is where reading can go on after them.
 
     `wheres` says where each text stands, as messages name it. `kept` are the rows they are from, or the block of
-    text whose lines they are; a reader of other formats has its own subclass.
+    text whose lines they are; a reader of other formats has its own subclass. `nulls` are the rows that have no text,
+    which are answered as the empty text is, and whose answers are written as null.
     """
 
     rows: Rows
@@ -49,6 +54,7 @@ class Window:
     end: Place
     kept: Sequence[Row] | str
     field: str
+    nulls: frozenset[int] = frozenset()
 
     @cached_property
     def records(self) -> Sequence[Row]:
@@ -62,8 +68,14 @@ class Window:
         """The window of these of its rows."""
         rows = Rows(self.rows.points, self.rows.starts[which], self.rows.lengths[which])
         numbers = which.tolist()
-        kept = [self.records[k] for k in numbers]
-        return replace(self, rows=rows, wheres=lambda k: self.wheres(numbers[k]), kept=kept)
+        nulls = frozenset(k for k, number in enumerate(numbers) if number in self.nulls)
+        return replace(
+            self, rows=rows, wheres=lambda k: self.wheres(numbers[k]), kept=self.kept_of(which), nulls=nulls
+        )
+
+    def kept_of(self, which: NDArray[np.int64]) -> Any:
+        """`kept` of these rows alone."""
+        return [self.records[k] for k in which.tolist()]
 
 
 def within(window: Window, how: Reading) -> Window:
@@ -89,4 +101,4 @@ def lines_of(name: str, numbers: Sequence[int]) -> Callable[[int], str]:
 
 def escaped(text: str) -> bool:
     """Whether bytes that are no UTF-8 came into the text, as Python lets them through."""
-    return not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text)
+    return not text.isascii() and ESCAPED.search(text) is not None

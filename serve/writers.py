@@ -12,7 +12,7 @@ from typing import Any, cast
 from ohlol.artifacts.errors import InputError
 from ohlol.serve.answers import Answers, TagAnswers
 from ohlol.serve.output import Sink
-from ohlol.serve.results import Result, fields
+from ohlol.serve.results import fields
 from ohlol.serve.tables import DELIMITERS
 from ohlol.serve.windows import Row, Window
 
@@ -83,7 +83,7 @@ class JsonlWriter(RowWriter):
     """The row that each text is from, with the fields of the answer after its own."""
 
     def window(self, window: Window, answers: Answers[Any]) -> None:
-        if _labels_alone(answers, self._look):
+        if _labels_alone(answers, self._look) and not window.nulls:
             self._sink.write("".join(self._labelled(window, cast(TagAnswers, answers))).encode("utf-8"))
         else:
             self.rows(answered(window, answers, self._look))
@@ -152,7 +152,7 @@ def answered(window: Window, answers: Answers[Any], look: Look, *, joined: bool 
             {"labels": text} for text in cast(TagAnswers, answers).spelled(labels.names, labels.separator)
         )
     else:
-        added = (_fields(result, look, joined) for result in answers.results())
+        added = fields_of(window, answers, look, joined=joined)
     for record, answer in zip(window.records, added, strict=True):
         row = dict(record)
         for key, value in answer.items():
@@ -162,9 +162,13 @@ def answered(window: Window, answers: Answers[Any], look: Look, *, joined: bool 
         yield row
 
 
-def _fields(result: Result, look: Look, joined: bool) -> Row:
-    row = fields(result, probabilities=look.probabilities, as_=look.as_)
-    return row | {"labels": str(result)} if joined and "labels" in row else row
+def fields_of(window: Window, answers: Answers[Any], look: Look, *, joined: bool = False) -> Iterator[Row]:
+    """The fields of each answer, by their names without the prefix: all null where the text is."""
+    for k, result in enumerate(answers.results()):
+        row = fields(result, probabilities=look.probabilities, as_=look.as_)
+        if joined and "labels" in row:
+            row["labels"] = str(result)
+        yield dict.fromkeys(row) if k in window.nulls else row
 
 
 def _labels_alone(answers: Answers[Any], look: Look) -> bool:
@@ -191,7 +195,12 @@ class _Rows:
 
 def _json(value: Any) -> str:
     """JSON that can be written as UTF-8: a lone surrogate stays an escape."""
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError as error:
+        raise InputError(
+            "a field holds a number that is not finite, which JSON cannot hold; write Parquet, or leave that column out"
+        ) from error
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -305,6 +305,13 @@ def test_the_same_bundle_gives_the_same_bytes(place, tmp_path):
     assert a == b
 
 
+def test_mlflow_has_the_name(mlflow, tmp_path):
+    """`--name` is not ignored where a model has no name of its own."""
+    result = export("hello", "--mlflow", tmp_path / "ml", "--name", "greeter")
+    assert result.exit_code == 0, result.output
+    assert mlflow.models.Model.load(str(tmp_path / "ml")).metadata["ohlol_name"] == "greeter"
+
+
 @pytest.mark.parametrize("place", ["hf", "mlflow"])
 def test_nothing_but_its_own_work_is_replaced(place, tmp_path):
     """A file of a person's, an edited one, a file in the place of the folder: kept, and named."""

@@ -84,18 +84,28 @@ def test_a_killed_worker_loses_nothing(tmp_path, golden):
     class Mortal(BatchPredictor):  # in a function, so that it is sent whole: workers cannot import this file
         calls = 0
 
-        def __call__(self, batch):
-            answered = super().__call__(batch)
-            if os.getpid() != here and batch.num_rows:
-                self.calls += 1
-                if self.calls == 4:  # one part is there, and of the next the first rows are written
+        @property
+        def model(self):
+            return super().model if os.getpid() == here else Dying(super().model, self)
+
+    class Dying:
+        def __init__(self, model, counter):
+            self.model, self.counter = model, counter
+
+        def __getattr__(self, name):
+            return getattr(self.model, name)
+
+        def answers(self, windows, **options):
+            for answers in self.model.answers(windows, **options):
+                yield answers
+                self.counter.calls += 1
+                if self.counter.calls == 3:  # one part is there, and of the next the first rows are written
                     try:
                         os.close(os.open(killed, os.O_CREAT | os.O_EXCL))
                     except FileExistsError:
                         pass
                     else:
                         os.kill(os.getpid(), signal.SIGKILL)
-            return answered
 
     out = tmp_path / "out"
     predictor = Mortal(golden / "classify")
@@ -136,7 +146,7 @@ def test_parquet_without_rows_and_parquet_that_does_not_fit(tmp_path):
     for name, content, message in (
         ("b", pa.table({"text": [1]}), "column 'text' is int64, expected strings"),
         ("c", pa.table({"name": ["a"]}), "no column 'text'"),
-        ("d", pa.table({"text": ["a"], "labels": ["a"]}), "has a column 'labels'"),
+        ("d", pa.table({"text": ["a"], "labels": ["a"]}), "has a field 'labels'"),
     ):
         pq.write_table(content, tmp_path / f"{name}.parquet")
         with pytest.raises(InputError, match=message):
@@ -144,7 +154,7 @@ def test_parquet_without_rows_and_parquet_that_does_not_fit(tmp_path):
     with pytest.raises(InputError, match="its columns are not those of"):
         predict_shards(predictor, f"{tmp_path}/[ab].parquet", tmp_path / "none")
     (tmp_path / "e.parquet").write_bytes(b"PAR1 not")
-    with pytest.raises(InputError, match=r"e\.parquet: not Parquet"):
+    with pytest.raises(InputError, match=r"e\.parquet: cannot be read as Parquet"):
         predict_shards(predictor, tmp_path / "e.parquet", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -128,7 +128,7 @@ def test_tables_of_arrow(model_path, kind):
         assert ["text", "n", *columns] == found.column_names
         for name, values in columns.items():
             rows = found[name].to_pylist()
-            if predict.arrow_types()[name] == pa.map_(pa.string(), pa.float64()):
+            if predict.arrow_types()[name] == pa.map_(pa.string(), pa.float32()):
                 rows = [None if row is None else dict(row) for row in rows]
                 assert [row and list(row) for row in values] == [row and list(row) for row in rows]
             assert close(values) == rows
@@ -242,6 +242,15 @@ def test_a_single_file(golden):
     alone = BatchPredictor(golden / "classify" / Layout.onnx, probabilities=True)
     assert BatchPredictor(golden / "classify", probabilities=True)(["Rossi"]) == alone(["Rossi"])
     json.dumps(alone(TEXTS))  # plain values, no numpy
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    """A single file is opened as those of a bundle are: what no model can be is refused by its size."""
+    file = tmp_path / "huge.onnx"
+    with file.open("wb") as made:
+        made.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(BundleError, match=r"huge\.onnx: has 2,147,483,648 bytes, expected at most"):
+        BatchPredictor(file)
 
 
 def test_importing_serve_stays_light():

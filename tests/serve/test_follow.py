@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from ohlol.artifacts.alphabet import Alphabet
+from ohlol.artifacts.errors import InputError
 from ohlol.cli import main
+from ohlol.serve import blocks
+from ohlol.serve.blocks import Blocks, Place
+from ohlol.serve.inputs import opened
+from ohlol.serve.readers import windows
+from ohlol.serve.windows import Reading
 
 CODE = "from ohlol.cli import main; main()"
 
@@ -68,7 +77,7 @@ def test_other_formats(form, lines, answers):
             process.stdin.write(line)
             got = b"".join(process.stdout.readline() for _ in range(answer.count(b"\n")))
             if form == "csv":
-                assert len(got) == len(answer)
+                assert got == answer
             else:
                 assert json.loads(got) == json.loads(answer)
         process.stdin.close()
@@ -96,6 +105,86 @@ def test_a_line_that_cannot_be_read_is_left_out():
         assert [process.stdout.readline() for _ in range(2)] == [b"ohlol\n"] * 2
         assert b"stdin:2: not UTF-8" in process.stderr.readline()
         process.stdin.close()
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl", "csv"])
+@pytest.mark.parametrize("before", [b"text\n", b""])
+def test_a_line_without_an_end(monkeypatch, form, before):
+    """Memory is bounded: it is refused by name, once more than the limit of it is there."""
+    given = 0
+
+    class Endless:
+        def read(self, size):
+            nonlocal given
+            data = before[given : given + size] or b"x" * min(size, 1_000)
+            given += len(data)
+            return data
+
+    monkeypatch.setattr(blocks, "LONGEST", 10_000)
+    seen = []
+    how = Reading("in", form, Alphabet("x"), lambda error: seen.append(str(error)))
+    line = 1 + len(before.splitlines())
+    with pytest.raises(InputError, match=f"^in:{line}: no line's end in "):
+        for _ in windows(Blocks(Endless(), arriving=True, name="in"), how):
+            pass
+    assert given < 10_000 + 2_000 + len(before)
+
+
+def test_a_record_without_an_end(monkeypatch):
+    """A quote that nobody closes: its field is no longer than a line may be, and what follows is read again."""
+    monkeypatch.setattr(blocks, "LONGEST", 10_000)
+    rest = [b"text\nhello\n", b'"', *[b"xxxx\n"] * 3_000, b""]
+    file = SimpleNamespace(read=lambda size: rest.pop(0) if rest else b"")
+    seen = []
+    how = Reading("in", "csv", Alphabet("x"), lambda error: seen.append(str(error)))
+    read = [
+        text
+        for window in windows(Blocks(file, arriving=True, name="in"), how)
+        for text in window.rows.texts()
+    ]
+    assert read[0] == "hello"
+    assert "in:3 to " in seen[0]
+    assert "not CSV: field larger than field limit (10000)" in seen[0]
+
+
+@pytest.mark.parametrize("arriving", [True, False])
+def test_a_pipe_that_does_not_wait(monkeypatch, arriving):
+    """`O_NONBLOCK`, as Node and some shells leave it: waited for, and not taken for an error or an end."""
+    reading, writing = os.pipe()
+
+    class Shy(io.FileIO):
+        turns = 0
+
+        def read(self, size=-1):
+            self.turns += 1
+            return super().read(size) if self.turns % 2 == 0 else None
+
+        raw = property(lambda self: self)
+
+    with Shy(reading) as given:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=given))
+        os.write(writing, b"hello\nhe\n")
+        os.close(writing)
+        how = Reading("stdin", "text", Alphabet("helo"), pytest.fail)
+        with opened((), None, how, follow=arriving) as found:
+            read = [text for window in found.read(Place()) for text in window.rows.texts()]
+    assert read == ["hello", "he"]
+
+
+def test_a_conversation_over_a_pipe_that_does_not_wait():
+    """The real thing: the reader's end is set so by another process, before anything is there."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    command = [sys.executable, "-c", CODE, "predict", "hello", "--follow"]
+    with subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE, bufsize=0) as process:
+        os.close(reading)
+        try:
+            for _ in range(3):
+                os.write(writing, b"hello\n")
+                assert process.stdout.readline() == b"ohlol\n"
+        finally:
+            os.close(writing)
+    assert process.returncode == 0
 
 
 def test_a_reader_that_goes_away():

@@ -54,6 +54,7 @@ hostile = st.sampled_from(
             b"NaN",
             b"1e999",
         ),
+        *(b'{"text": "a", "n": 1e999}\n', b'{"text": "a", "n": [NaN]}\n'),
         *(
             b'{"text": "a", "n": %s}' % (b"9" * 5_000),
             b"[" * 5_000,

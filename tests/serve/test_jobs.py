@@ -47,8 +47,10 @@ def write_input(path, form, count=36):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows[count // 2] = None
-        pq.write_table(pa.table({"n": range(count), "text": rows}), path, row_group_size=15)
+        cells = [row.encode() for row in rows]
+        cells[3], cells[count // 2] = None, b"\xff"
+        column = pa.array(cells, pa.binary()).view(pa.string())
+        pq.write_table(pa.table({"n": range(count), "text": column}), path, row_group_size=15)
         return
     else:
         comma = "," if form == "csv" else "\t"
@@ -152,6 +154,28 @@ def test_killed_at_every_step(short, hello, monkeypatch, tmp_path, form, to):
     assert steps > 8  # several places were gone on from
 
 
+def test_a_long_line_that_was_skipped_is_counted_once(short, hello, monkeypatch, tmp_path):
+    """Wherever a run is gone on from, what it left out before is in its tally, and in the journal."""
+    monkeypatch.setattr(jobs, "EVERY", 1)
+    source = tmp_path / "in.txt"
+    good, bad = b"x" * 200 + b"\n", b"x" * 100 + b"\xff\n"
+    source.write_bytes(good + bad + good * 3 + bad)
+    options = Options(skip=True)
+    found = []
+    for step in range(1_000):
+        out = tmp_path / f"{step}.txt"
+
+        def run(out=out):
+            found.append(predict(hello, source=source, output=out, options=options, resume=True))
+
+        if killed_at(step, monkeypatch, run):
+            break
+        if not out.exists():
+            run()
+    assert step > 8
+    assert {2} == {tally.skipped for tally in found}
+
+
 def test_killed_many_times_in_a_row(short, hello, monkeypatch, tmp_path):
     """Each run gets a little further; at the end no line is lost or doubled."""
     source, out, whole = tmp_path / "in.txt", tmp_path / "out.txt", tmp_path / "whole.txt"
@@ -179,6 +203,7 @@ write = writers.TextWriter.window
 def slow(self, *given):
     write(self, *given)
     print("window", flush=True)
+    sys.stdin.readline()
 writers.TextWriter.window = slow
 from ohlol.cli import main
 main(["predict", "hello", "-i", sys.argv[1], "-o", sys.argv[2], *sys.argv[3:]])
@@ -186,11 +211,21 @@ main(["predict", "hello", "-i", sys.argv[1], "-o", sys.argv[2], *sys.argv[3:]])
 
 
 def started(source, out, *options):
+    """A run that says when it has written a window, and waits for a line before it goes on; or for stdin's end."""
     return subprocess.Popen(
         [sys.executable, "-c", SLOW, str(source), str(out), *options],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def led(process, windows):
+    """Let it write so many windows, and wait after the next."""
+    for _ in range(windows):
+        assert process.stdout.readline() == b"window\n"
+        process.stdin.write(b"\n")
+        process.stdin.flush()
 
 
 @pytest.mark.parametrize("windows", [0, 1, 3, 9])
@@ -199,8 +234,7 @@ def test_sigkill(tmp_path, windows):
     source, out = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("".join(text + "\n" for text in texts(3_000)))
     with started(source, out) as process:
-        for _ in range(windows):
-            process.stdout.readline()
+        led(process, windows)
         process.send_signal(signal.SIGKILL)
     assert not out.exists()
     with started(source, out, "--resume") as process:
@@ -220,8 +254,7 @@ def test_sigterm_and_ctrl_c(tmp_path, number):
     source.write_text("".join(text + "\n" for text in texts(20_000)))
     out.write_text("old")
     with started(source, out) as process:
-        for _ in range(3):
-            process.stdout.readline()
+        led(process, 3)
         process.send_signal(number)
         _, message = process.communicate()
     assert (process.returncode, out.read_text()) == (1, "old")
@@ -319,6 +352,24 @@ def test_a_bad_line_loses_nothing_that_is_done(short, tmp_path):
     run = CliRunner().invoke(main, [*arguments, "--resume", "--on-error", "skip"])
     assert (run.exit_code, out.read_text().count("\n")) == (0, 36)
     assert "going on after line " in run.stderr
+
+
+def test_an_output_that_was_removed_is_made_anew(short, hello, tmp_path, monkeypatch):
+    """Killed after OUT had its name and before the journal went; OUT was removed then: no success without a file."""
+    source, out, watch = tmp_path / "in.txt", tmp_path / "out.txt", Notes()
+    write_input(source, "text")
+    options = Options(skip=True)
+    expected = predict(hello, source=source, output=out, options=options)
+    whole = out.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(output.shutil, "rmtree", lambda *_, **__: None)
+        predict(hello, source=source, output=out, options=options)
+    assert jobs.kept(out)
+    out.unlink()
+    assert expected == predict(hello, source=source, output=out, options=options, resume=True, watch=watch)
+    assert whole == out.read_bytes()
+    assert "begun from the start" in watch.notes[0]
+    assert not jobs.kept(out)
 
 
 def test_two_runs_never_write_one_file(hello, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -9,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ohlol
+from ohlol.artifacts.alphabet import Alphabet
+from ohlol.artifacts.errors import InputError
 from ohlol.cli import main
-from ohlol.serve import blocks, long_line, runner
+from ohlol.serve import blocks, cut, long_line, runner
 from ohlol.serve.answers import TagAnswers
 from ohlol.serve.long_line import Answering, Joined
 from ohlol.serve.results import Labels, Tagged, line
@@ -126,6 +130,46 @@ def test_a_long_line_that_cannot_be_read(short, tmp_path):
     out.unlink()
     run = CliRunner().invoke(main, ["predict", "hello", "-i", str(source), "-o", str(out)])
     assert (run.exit_code, [path.name for path in tmp_path.iterdir()]) == (1, ["in"])
+
+
+@pytest.mark.parametrize("form", ["NFC", "none"])
+def test_a_line_of_marks_takes_no_more_than_its_length(monkeypatch, form):
+    """Each character is looked at a few times, however the pieces fall; beyond 4,096 in a row the line is refused by name."""
+    looked = 0
+
+    def counting(character):
+        nonlocal looked
+        looked += 1
+        return begins(character)
+
+    begins = cut.begins
+    monkeypatch.setattr(cut, "begins", counting)
+    pieces = 400
+    alphabet = Alphabet("e", form)
+    good = [("e" + "\u0301" * 999).encode()] * pieces
+    assert pieces * len(alphabet.normalise("e" + "\u0301" * 999)) == sum(
+        map(len, long_line.parts_of(iter([*good, b"\r\n"]), alphabet, "in:7"))
+    )
+    marks = ["\u0301".encode() * 1_000] * pieces
+    if form == "none":  # nothing joins, so nothing is held
+        parts = list(long_line.parts_of(iter(marks), alphabet, "in:7"))
+        assert [1_000] * pieces == [len(part) for part in parts if part]
+    else:
+        with pytest.raises(InputError, match=r"^in:7: 5,000 combining characters in a row.*--on-error skip"):
+            list(long_line.parts_of(iter(marks), alphabet, "in:7"))
+    assert looked < 2 * 1_000 * pieces
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_long_line_of_marks(short, tmp_path, skip):
+    """By the command: one message with its line, or the other lines answered."""
+    source = tmp_path / "in.txt"
+    source.write_text("hello\n" + "e" + "\u0301" * 9_000 + "\nhello\n")
+    options = ["--on-error", "skip"] if skip else []
+    run = CliRunner().invoke(main, ["predict", "hello", "-i", str(source), *options])
+    assert (run.exit_code, run.stdout.count("ohlol\n")) == ((0, 2) if skip else (1, 1))
+    assert re.search(rf"{re.escape(str(source))}:2: 4,\d\d\d combining characters in a row", run.stderr)
+    assert run.stderr.count("\n") == 1 + skip
 
 
 def test_max_length(short, golden):

@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from ohlol.cli import main
+from ohlol.serve import blocks, jobs
 
 pa = pytest.importorskip("pyarrow", reason="the extra [parquet] is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
+parquet_writer = pytest.importorskip("ohlol.serve.parquet_writer")
 
 
 def run(model, source, out=None, *options, code=0):
@@ -88,19 +90,47 @@ def rounded(value):
 
 
 def test_rows_without_a_text(tmp_path):
-    """Named by their number, and left out if asked; the rest stays beside its own columns."""
+    """Null texts have null answers, beside their own columns, in every format that has nulls; no row is lost."""
     source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
     pq.write_table(pa.table({"n": [1, 2, 3], "text": ["hello", None, "he"]}), source)
-    assert f"{source}: row 2: no text (null)" in run("hello", source, out, code=1)
-    assert not out.exists()
-    run("hello", source, out, "--on-error", "skip")
-    assert pq.read_table(out)["n"].to_pylist() == [1, 3]
+    run("hello", source, out)
+    answered = [
+        {"n": 1, "text": "hello", "labels": list("ohlol")},
+        {"n": 2, "text": None, "labels": None},
+        {"n": 3, "text": "he", "labels": list("oh")},
+    ]
+    assert answered == pq.read_table(out).to_pylist()
+    lines = run("hello", source, None, "--format", "jsonl").splitlines()
+    assert answered == [json.loads(line) for line in lines]
+    assert run("hello", source, None, "--format", "csv") == "n,text,labels\n1,hello,ohlol\n2,,\n3,he,oh\n"
+    assert run("hello", source) == "ohlol\n\noh\n"
     run("hello", source, out, "--on-error", "skip", "--max-length", "4")
-    assert pq.read_table(out)["n"].to_pylist() == [3]
+    assert answered[1:] == pq.read_table(out).to_pylist()
     pq.write_table(pq.read_table(source).slice(2).append_column("x", [[1]]), source)
     assert f"{source}: row 1: a text of 2 characters" in run(
         "hello", source, out, "--max-length", "1", code=1
     )
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.null()], ids=str)
+@pytest.mark.parametrize("bundle", ["classify", "lm", "words"])
+def test_nulls_alone(golden, tmp_path, bundle, kind):
+    """A column that holds nothing else, and one of the type null: every answer is null, with its type."""
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"text": pa.nulls(3, kind)}), source)
+    run(golden / bundle, source, out, "--probabilities")
+    found = pq.read_table(out)
+    assert len(found.column_names) > 1
+    assert [dict.fromkeys(found.column_names)] * 3 == found.to_pylist()
+    assert not any(pa.types.is_null(field.type) for field in list(found.schema)[1:])
+
+
+def test_no_rows_have_the_columns_too(tmp_path):
+    """Of an empty file of text too: files of one job can be read as one table."""
+    source, out = tmp_path / "in.txt", tmp_path / "out.parquet"
+    source.write_text("")
+    run("hello", source, out)
+    assert (pq.read_table(out).num_rows, pq.read_schema(out).names) == (0, ["text", "labels"])
 
 
 def test_bytes_that_are_no_utf8(tmp_path):
@@ -166,6 +196,33 @@ def test_what_json_cannot_hold(tmp_path):
     assert json.loads(run("hello", source, None, "--format", "jsonl"))["d"] == "2026-01-02"
     pq.write_table(pa.table({"text": ["he"], "b": [b"\0"]}), source)
     assert "holds bytes, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
+    pq.write_table(pa.table({"text": ["he"], "s": pa.array([b"\xff"]).view(pa.string())}), source)
+    assert f"{source}: row 1 or one soon after: a column holds" in run(
+        "hello", source, None, "--format", "jsonl", code=1
+    )
+    pq.write_table(pa.table({"text": ["he"], "f": [float("nan")]}), source)
+    assert "not finite, which JSON cannot hold" in run("hello", source, None, "--format", "jsonl", code=1)
+    assert run("hello", source, None, "--format", "csv") == "text,f,labels\nhe,nan,oh\n"
+
+
+def test_stdin_is_not_held_in_memory(monkeypatch, tmp_path):
+    """What cannot be read again has no journal, and yet no more tables are held than those of a few windows."""
+    held = []
+    write = parquet_writer.ParquetWriter.window
+
+    def window(self, *given):
+        write(self, *given)
+        held.append(len(self._tables))
+
+    monkeypatch.setattr(parquet_writer.ParquetWriter, "window", window)
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    out = tmp_path / "out.parquet"
+    result = CliRunner().invoke(main, ["predict", "hello", "-o", str(out)], input="hello\n" * 400)
+    assert result.exit_code == 0, result.output
+    assert [list("ohlol")] * 400 == pq.read_table(out)["labels"].to_pylist()
+    assert len(held) > 3 * jobs.EVERY
+    assert max(held) <= jobs.EVERY
+    assert [file.name for file in tmp_path.iterdir()] == ["out.parquet"]
 
 
 def test_parquet_has_no_pipes(tmp_path):

@@ -159,6 +159,16 @@ def test_lines_of_json(data, block):
     assert [int(message.split(":")[1]) for message in skipped] == bad
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", '{"a": [1e400]}'])
+def test_numbers_that_json_has_not(number):
+    """They would be written again as what other readers refuse: refused as any line that is not JSON."""
+    lines = ['{"text": "a", "n": 1e308}', f'{{"n": {number}, "text": "b"}}', '{"text": "c"}']
+    given, skipped = read("\n".join(lines).encode(), "jsonl", 4_096)
+    assert texts_of(given) == ["a", "c"]
+    (message,) = skipped
+    assert message.startswith("in:2: not JSON: ")
+
+
 @pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("tsv", "\t")])
 def test_records_of_a_table(form, delimiter):
     """Each record once, as csv reads it from a file: quotes over several lines, a lone carriage return, NUL."""
@@ -180,6 +190,16 @@ def test_records_of_a_table(form, delimiter):
         assert len(skipped) == expected[1]
 
     holds()
+
+
+def test_where_a_record_ends_that_is_no_csv():
+    """With the line of the mistake; what follows is the next record, and nothing is lost in silence."""
+    data = b'text,n\n"a\nb"c,1\nd",2\ne,3\n"f\nf",4\n"g\ng",5,6\n'
+    given, skipped = read(data, "csv", 4_096)
+    assert texts_of(given) == ['d"', "e", "f\nf"]
+    assert [message.partition(": ")[0] for message in skipped] == ["in:2 to 3", "in:8 to 9"]
+    assert "not CSV" in skipped[0]
+    assert "3 fields, the header has 2" in skipped[1]
 
 
 @pytest.mark.parametrize("form", ["text", "jsonl", "csv", "tsv"])

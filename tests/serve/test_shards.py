@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import ohlol
 from ohlol.artifacts.errors import InputError, OhlolError
 from ohlol.cli import main
 from ohlol.serve import BatchPredictor, ray_engine
-from ohlol.serve.shards import Piece, Worker, cut, shards
+from ohlol.serve.jobs import Options, predict
+from ohlol.serve.shards import Piece, Worker, check_schemas, cut, shards
 
 
 def work(worker, piece):
@@ -112,7 +115,7 @@ def test_damaged_parquet_is_told(tmp_path):
     content[4:400] = bytes(396)
     source.write_bytes(content)
     worker = Worker(BatchPredictor("hello"), str(tmp_path), "parquet", "stop")
-    assert f"{source}: damaged Parquet" in work(worker, Piece(0, str(source), 0, 1))["error"]
+    assert f"{source}: cannot be read as Parquet: " in work(worker, Piece(0, str(source), 0, 1))["error"]
     assert not (tmp_path / "part-000000.parquet").exists()
 
 
@@ -165,6 +168,100 @@ def test_parquet_in_pieces_of_row_groups(tmp_path, golden):
     assert [Piece(0, str(source), 0, 4)] == cut([source], "parquet", 2), (
         "row groups of few bytes share a piece"
     )
+
+
+@pytest.mark.parametrize(
+    ("bundle", "options"),
+    [
+        ("hello", {}),
+        ("classify", {"probabilities": True, "prefix": "p_"}),
+        ("lm", {"probabilities": True}),
+        ("words", {"as_": "words"}),
+        ("words", {"as_": "sentences", "probabilities": True}),
+    ],
+)
+@pytest.mark.parametrize("rows", [["xin chào bạn.", None, "", "Rossi"] * 3, [None], []])
+def test_a_part_is_what_one_process_writes(golden, tmp_path, bundle, options, rows):
+    """Schema, types, nulls and values, to the last digit: the same reader and the same columns."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    table = pa.table(
+        {
+            "text": pa.array(rows, pa.large_string()),
+            "kind": pa.array(["a"] * len(rows)).dictionary_encode(),
+            "nested": pa.array([{"a": [1]}] * len(rows), pa.struct([("a", pa.list_(pa.int32()))])),
+        }
+    )
+    pq.write_table(table.replace_schema_metadata({"mine": "kept"}), source, row_group_size=5)
+    model = "hello" if bundle == "hello" else golden / bundle
+    predict(ohlol.load(model), source=source, output=out, options=Options(**options))
+    worker = Worker(BatchPredictor(model, **options), str(tmp_path), "parquet", "stop")
+    groups = pq.read_metadata(source).num_row_groups
+    pieces = [Piece(number, str(source), number, number + 1) for number in range(groups)]
+    pieces = pieces or [Piece(0, str(source), 0, 0)]
+    assert {""} == {work(worker, piece)["error"] for piece in pieces}
+    parts = [tmp_path / piece.part("parquet") for piece in pieces]
+    for part in parts:
+        assert pq.read_schema(out).equals(pq.read_schema(part), check_metadata=True)
+    assert pq.read_table(out).to_pylist() == [
+        row for part in parts for row in pq.read_table(part).to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_parts_may_be_read_by_whom_the_umask_lets(tmp_path, form):
+    """As any file that a program makes, whatever its form."""
+    source = tmp_path / f"in.{form}"
+    if form == "jsonl":
+        source.write_text('{"text": "hello"}\n')
+    else:
+        pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        pq.write_table(pa.table({"text": ["hello"]}), source)
+    (piece,) = cut([source], form, 1)
+    before = os.umask(0o027)
+    try:
+        assert work(Worker(BatchPredictor("hello"), str(tmp_path), form, "stop"), piece)["error"] == ""
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / piece.part(form)).stat().st_mode) == 0o640
+
+
+def test_what_cannot_be_read_in_parquet(tmp_path):
+    """Rows are named by their number in the file and may be left out; a disk's errors are not called damage."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    source = tmp_path / "in.parquet"
+    column = pa.array([b"hello", b"he", b"l", b"\xff", b"o"]).view(pa.string())
+    pq.write_table(pa.table({"text": column}), source, row_group_size=2)
+    piece = Piece(0, str(source), 1, 3)
+    worker = Worker(BatchPredictor("hello"), str(tmp_path), "parquet", "stop")
+    assert f"{source}: row 4: not UTF-8" in work(worker, piece)["error"]
+    back = work(Worker(BatchPredictor("hello"), str(tmp_path), "parquet", "skip"), piece)
+    assert (back["rows"], back["skipped"], back["error"]) == (2, 1, "")
+    gone = work(worker, Piece(1, str(tmp_path / "gone.parquet"), 0, 1))["error"]
+    assert "No such file" in gone
+    assert "cannot be read as Parquet" not in gone
+
+
+def test_columns_are_looked_at_before_a_worker_starts(tmp_path):
+    """A list of strings is no string; a column of an answer's name would be replaced; nulls alone are well."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    source = tmp_path / "in.parquet"
+    predictor = BatchPredictor("hello")
+    for table, message in (
+        ({"text": [["a"]]}, "column 'text' is list<.*>, expected strings"),
+        ({"text": [1]}, "column 'text' is int64, expected strings"),
+        ({"text": ["a"], "labels": ["a"]}, "the input has a field 'labels'"),
+        ({"txt": ["a"]}, "no column 'text'; it has txt"),
+    ):
+        pq.write_table(pa.table(table), source)
+        with pytest.raises(InputError, match=message):
+            check_schemas(predictor, [source])
+    pq.write_table(pa.table({"text": pa.nulls(2)}), source)
+    check_schemas(predictor, [source])
 
 
 def test_shards_that_are_refused(tmp_path):
