@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from math import ceil
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -79,8 +80,8 @@ def is_loopback(bound: socket.socket) -> bool:
 class _Connection(H11Protocol):
     """A connection on which a request's header has to come, and an answer has to be taken, within `patience`.
 
-    uvicorn itself waits for both for ever, but for the silence after an answer. `_ends` is set anew whenever it becomes
-    the client's turn to do either.
+    uvicorn itself waits for ever for both, but for silence after an answer. `_ends` is set anew whenever it becomes the
+    client's turn to do either.
     """
 
     patience = 10.0
@@ -183,6 +184,7 @@ def configured(gate: ASGIApp, limits: Limits) -> Config:
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=HEADER,
+        timeout_keep_alive=ceil(limits.read_timeout),  # of silence after an answer; ours comes first
         timeout_graceful_shutdown=limits.grace,
     )
 
