@@ -524,7 +524,7 @@ def test_what_serve_refuses(tmp_path, arguments, code, message):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_more_connections_than_files(serve, connect, run):
     """A low limit of the shell is raised as far as it may be; where it may not, the message says so, not a traceback later."""
-    command = f"ulimit -Sn 100 && ulimit -Hn 2000 && exec {sys.executable} -m ohlol serve hello --port 0 --connections"
+    command = f"ulimit -Sn 100 && ulimit -Hn 2000 && exec {sys.executable} -m ohlol serve hello --port 0 --read-timeout 60 --connections"
     ran = subprocess.run(
         ["bash", "-c", f"{command} 1900"], capture_output=True, text=True, timeout=60, check=False
     )
