@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import ipaddress
 import json
@@ -124,9 +123,11 @@ class Gate:
         """Whether a header `Host: NAME[:PORT]` names no other host; no page has an address as its own name."""
         if self._hosts is None or (name := PORT.sub("", host).lower()) in self._hosts:
             return True
-        with contextlib.suppress(ValueError):
-            return bool(ipaddress.ip_address(name.strip("[]")))
-        return False
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
 
     def _refusal(self, error: BaseException) -> Response:
         if isinstance(error, Refused):
