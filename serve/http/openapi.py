@@ -6,13 +6,14 @@ from typing import Any
 
 from ohlol.serve.http.limits import Limits
 from ohlol.serve.http.protocol import HEADER
+from ohlol.serve.results import AS
 
 Json = dict[str, Any]
 
 ERRORS = {
     "400": "Not JSON, or not of the form that is described here.",
     "401": "No token, or the wrong one.",
-    "403": "A page of another site asked a browser to send this.",
+    "403": "A page of another site asked a browser to send this, or Host is not one of the server's names.",
     "404": "No such model.",
     "408": "The body took longer than --read-timeout.",
     "409": "The bundle cannot be loaded; what was loaded before goes on.",
@@ -20,10 +21,11 @@ ERRORS = {
     "415": "The body is compressed.",
     "422": "More texts than --max-texts, or more characters than --max-characters.",
     "500": "A mistake of the server's.",
-    "503": "As many requests wait as --queue allows, or more connections than --connections; or it is stopping.",
+    "503": "As many requests wait as --queue allows, more connections than --connections, or too much that was answered "
+    "and not taken; or it is stopping.",
     "504": "No answer within --timeout.",
 }
-BODY = ("400", "401", "403", "408", "413", "415")
+BODY = ("400", "408", "413", "415")
 
 
 def description(version: str, limits: Limits) -> Json:
@@ -113,7 +115,7 @@ def _operation(
     what: str, answer: Json, *errors: str, takes: str | None = None, names: list[str] | None = None
 ) -> Json:
     responses: Json = {"200": {"description": "Done.", "content": answer}}
-    for code in sorted({*errors, "401", "500", "503"}):
+    for code in sorted({*errors, "401", "403", "500", "503"}):
         responses[code] = {"description": ERRORS[code], "content": _json("Error")}
     operation: Json = {"summary": what, "security": [{}, {"token": []}], "responses": responses}
     operation["parameters"] = [
@@ -178,7 +180,7 @@ def _schemas(limits: Limits) -> Json:
     asked = {
         "texts": {**texts, "maxItems": limits.texts},
         "model": {**text, "description": "Needed where several are served."},
-        "as": {"enum": ["labels", "words", "sentences"], "default": "labels"},
+        "as": {"enum": list(AS), "default": AS[0]},
         "probabilities": {**flag, "default": False},
     }
     state = {"name": text, "version": text, "state": {"enum": ["READY", "UNAVAILABLE"]}, "reason": text}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,10 @@ httpx = pytest.importorskip("httpx", reason="httpx, the client of these tests, i
 import ohlol  # noqa: E402
 from ohlol.artifacts.bundle import Layout, shipped  # noqa: E402
 from ohlol.serve.http.app import App  # noqa: E402
+from ohlol.serve.http.gate import to_json  # noqa: E402
 from ohlol.serve.http.limits import NUMBERS, Limits, Refused  # noqa: E402
 from ohlol.serve.http.models import Models, named  # noqa: E402
+from ohlol.serve.http.protocol import encode  # noqa: E402
 from ohlol.serve.results import fields  # noqa: E402
 
 TEXTS = {
@@ -31,9 +34,9 @@ TEXTS = {
 class Caller:
     """An application in an event loop of its own; what it says is in `said`."""
 
-    def __init__(self, paths, limits=Limits(workers=2), token=None):  # noqa: B008  (frozen)
+    def __init__(self, paths, limits=Limits(workers=2), token=None, hosts=None):  # noqa: B008  (frozen)
         self.said = []
-        self.app = App(Models(paths), limits, token, self.said.append)
+        self.app = App(Models(paths), limits, token, hosts, self.said.append)
         self.runner = asyncio.Runner()
         transport = httpx.ASGITransport(self.app.gate, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -181,6 +184,61 @@ def test_a_limit_on_numbers():
         limits.check_characters(NUMBERS // 5_000 + 1, "", 5_000)
 
 
+def test_normalising_is_bounded_and_beside_the_event_loop(caller):
+    """A text that is too long is never normalised, and one that is long not in the thread that serves everyone."""
+    call = caller({"hello": "hello"}, Limits(characters=5_000, workers=1))
+    model = call.app.models.loaded["hello"].model
+    normalised = []
+
+    class Alphabet(type(model.manifest.alphabet)):
+        def normalise(self, text):
+            normalised.append((len(text), threading.current_thread() is threading.main_thread()))
+            return super().normalise(text)
+
+    alphabet = model.manifest.alphabet
+    model.manifest = replace(model.manifest, alphabet=Alphabet(alphabet.characters, alphabet.normalisation))
+    marks = "e" + "\u0301\u0323" * 2_000
+
+    def ask(*texts):
+        infer = {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
+        yield call.post("/predict", {"texts": texts})
+        yield call.post("/v2/models/hello-text/infer", {"inputs": [infer]})
+
+    for code, answer in ask(marks, marks):
+        assert (code, "--max-characters" in answer["error"]) == (422, True)
+    assert normalised == []
+    assert [code for code, _ in ask(marks)] == [200, 200]
+    assert {where for length, where in normalised if length > 2_000} == {False}
+    for code, answer in ask("\u0958" * 3_000):  # two characters each once it is normalised
+        assert (code, "6,000 characters" in answer["error"]) == (422, True)
+
+
+def test_a_long_answer_is_written_by_its_worker(call, monkeypatch):
+    """Neither in the thread that serves everyone, nor in one more, before which answers could pile up."""
+    threads = []
+
+    def noted(function):
+        def noting(*arguments, **options):
+            threads.append(threading.current_thread().name.partition("_")[0])
+            return function(*arguments, **options)
+
+        return noting
+
+    monkeypatch.setattr("ohlol.serve.http.app.to_json", noted(to_json))
+    monkeypatch.setattr("ohlol.serve.http.protocol.encode", noted(encode))
+    text = "hello" * 2_000
+    infer = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}
+    code, answer = call.post("/predict", {"texts": [text], "model": "hello"})
+    assert (code, "".join(answer["results"][0]["labels"])) == (200, str(ohlol.load("hello")(text)))
+    assert call.post("/v2/models/hello-text/infer", {"inputs": [infer]})[0] == 200
+    points = [
+        {"name": "codepoints", "datatype": "INT32", "shape": [1, 10_000], "data": list(map(ord, text))},
+        {"name": "lengths", "datatype": "INT32", "shape": [1], "data": [10_000]},
+    ]
+    assert call.post("/v2/models/hello/infer", {"inputs": points})[0] == 200
+    assert threads == ["model"] * 3
+
+
 def test_a_compressed_body_is_refused(call):
     """What a body unpacks to has no limit that a server could check beforehand."""
     assert call.post("/predict", {"texts": []}, **{"content-encoding": "gzip"})[0] == 415
@@ -211,6 +269,34 @@ def test_pages_of_other_sites_are_refused(call):
         assert call.post("/v2/repository/models/hello/unload", {}, **{"sec-fetch-site": site})[0] == 403
     for site in ("same-origin", "none"):
         assert call.post("/predict", texts, **{"sec-fetch-site": site})[0] == 200
+
+
+def test_other_names_are_refused(caller):
+    """A page whose name leads to this machine is its own site to a browser: only the Host says that it is not."""
+    call = caller({"hello": "hello"}, hosts=frozenset({"localhost", "box"}))
+    texts = {"texts": ["hello"]}
+    for host in (
+        "localhost",
+        "LOCALHOST:8000",
+        "127.0.0.1:8000",
+        "[::1]:8000",
+        "[::1]",
+        "192.0.2.7",
+        "Box:80",
+    ):
+        assert call.post("/predict", texts, host=host)[0] == 200, host
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "box2",
+    ):
+        code, answer = call.post("/predict", texts, host=host)
+        assert (code, repr(host) in answer["error"], "--token-file" in answer["error"]) == (403, True, True)
+        assert call.post("/v2/repository/models/hello/unload", {}, host=host)[0] == 403
+        assert call("GET", "/models", headers={"host": host}).status_code == 403
+        assert call("GET", "/health", headers={"host": host}).status_code == 200
 
 
 def test_what_is_no_route(call):
