@@ -17,10 +17,12 @@ from ohlol.artifacts.errors import InputError, OhlolError
 from ohlol.serve.results import AS
 
 if TYPE_CHECKING:
+    from ohlol.serve.model import Model
     from ohlol.serve.progress import Progress
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, allow_dash=True)
+FEW = 4_096  # characters of texts that need nothing of what files need
 FORMATS = click.Choice(["text", "jsonl", "csv", "tsv", "parquet"])
 
 
@@ -75,9 +77,6 @@ def predict(
     Text output has columns divided by tabs: labels or words (tag), the label (classify), or the bits per
     character and the likeliest next character (lm).
     """
-    from ohlol.serve import jobs
-    from ohlol.serve.progress import Progress
-
     source = None if source == Path("-") else source
     output = None if output == Path("-") else output
     if texts and source:
@@ -108,6 +107,12 @@ def predict(
             column=field, as_=as_, probabilities=probabilities, prefix=prefix, threads=threads,
         )  # fmt: skip
         return
+    if texts and output is None and form in (None, "text") and sum(map(len, texts)) < FEW:
+        _few(loaded, texts, as_, probabilities, max_length, skip=on_error == "skip")
+        return
+    from ohlol.serve import jobs
+    from ohlol.serve.progress import Progress
+
     if not texts and source is None and sys.stdin is not None and sys.stdin.isatty():
         click.echo("one text a line, Ctrl-D ends:", err=True)
         follow = True
@@ -127,6 +132,38 @@ def predict(
     watch.end(tally)
     if tally.skipped:
         click.echo(f"{tally.skipped} line(s) could not be read and were skipped", err=True)
+
+
+def _few(
+    model: Model[Any],
+    texts: tuple[str, ...],
+    as_: str,
+    probabilities: bool,
+    max_length: int | None,
+    skip: bool,
+) -> None:
+    """Answer a few texts as lines of text. What reads and writes files would take longer to import than they to answer."""
+    from ohlol.serve.output import stdout
+    from ohlol.serve.windows import Reading, arguments
+
+    skipped = 0
+
+    def tell(error: InputError) -> None:
+        nonlocal skipped
+        if not skip:
+            raise error
+        skipped += 1
+        click.echo(f"skipped: {error}", err=True)
+
+    limits = [limit for limit in (max_length, model.max_length) if limit is not None]
+    how = Reading("", "text", model.manifest.alphabet, tell, max_length=min(limits, default=None))
+    out = stdout()
+    rows = (window.rows for window in arguments(texts, how))
+    for answers in model.answers(rows, probabilities=probabilities):
+        out.write(answers.lines(probabilities=probabilities, as_=as_).encode("utf-8", "replace"))
+    out.flush()
+    if skipped:
+        click.echo(f"{skipped} line(s) could not be read and were skipped", err=True)
 
 
 def _predict_shards(

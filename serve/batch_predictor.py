@@ -153,7 +153,8 @@ class BatchPredictor:
                     f"column {self.column!r}, row {row} of the batch: expected a string or null, found "
                     f"{type(text).__name__}: {text!r:.60}"
                 )
-        results = iter(self.model([text for text in known if text is not None]))
+        texts = [text for text in known if text is not None]
+        results = self.model.results(texts, probabilities=self.probabilities)
         blank = dict.fromkeys(self._fields(self.model("")))
         rows = [blank if text is None else self._fields(next(results)) for text in known]
         return {self.prefix + name: [row[name] for row in rows] for name in blank}

@@ -16,8 +16,8 @@ from ohlol.artifacts.errors import InputError
 from ohlol.serve.blocks import Blocks, Place
 from ohlol.serve.long_line import LongLine
 from ohlol.serve.packed import packing, unpacked
-from ohlol.serve.readers import arguments, windows
-from ohlol.serve.windows import Reading, Window
+from ohlol.serve.readers import windows
+from ohlol.serve.windows import Reading, Window, arguments
 
 Item = Window | LongLine
 

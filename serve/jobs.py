@@ -266,7 +266,7 @@ class _Run:
 
     def tell_of_windows(self, window: Window) -> None:
         lengths = window.rows.lengths
-        if not self.told and (long := np.flatnonzero(lengths > runner.LONG)).size:
+        if not self.told and (long := np.flatnonzero(lengths > self.model.runner.long)).size:
             self.tell_of(window.wheres(int(long[0])), int(lengths[long[0]]))
 
     def tell_of(self, where: str, length: int | None) -> None:
@@ -276,7 +276,7 @@ class _Run:
         self.told = True
         size = f"a text of {length:,} characters" if length else "a long text"
         self.watch.note(
-            f"note: {where}: {size} is read {runner.STRETCH:,} characters at a time, with {runner.CONTEXT} more around them for "
+            f"note: {where}: {size} is read {self.model.runner.stretch:,} characters at a time, with {runner.CONTEXT} more around them for "
             "context, so that a label may differ from that of the whole text; --max-length refuses long texts"
         )
 

@@ -86,7 +86,7 @@ class Answering:
         for part in parts:
             held = np.concatenate((held, codepoints(part)))
             while (
-                len(held) > PART + runner.STRETCH
+                len(held) > PART + self._runner.stretch
             ):  # so that what is left is never a scrap without its context
                 yield self._part(self._answered(held[:PART], held[PART:]))
                 held = held[PART:]
@@ -111,7 +111,7 @@ class Answering:
         else:
             for work in self._runner.begin(rows, answers):
                 work.result()
-            self._before = points[-runner.STRETCH :]
+            self._before = points[-self._runner.stretch :]
         answers.rows = mine
         return answers
 

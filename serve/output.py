@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.files import sync
 from ohlol.serve.blocks import Place
-from ohlol.serve.packed import Compressor
+
+if TYPE_CHECKING:
+    from ohlol.serve.packed import Compressor
 
 
 class OutputError(InputError):
@@ -170,7 +171,9 @@ def beside(path: Path) -> Iterator[Beside]:
         raise
     finally:
         if not keep:
-            shutil.rmtree(made.folder, ignore_errors=True)
+            from shutil import rmtree  # late: it is not light, and stdout needs none
+
+            rmtree(made.folder, ignore_errors=True)
         lock.close()
 
 

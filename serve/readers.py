@@ -16,7 +16,7 @@ from ohlol.serve import tables
 from ohlol.serve.blocks import Blocks, Place, line_of, not_utf8
 from ohlol.serve.long_line import LongLine, parts_of
 from ohlol.serve.rows import Rows
-from ohlol.serve.windows import Reading, Row, Window, escaped, lines_of, too_long, within
+from ohlol.serve.windows import Reading, Row, Window, lines_of, too_long, within
 
 
 def windows(blocks: Blocks, how: Reading) -> Iterator[Window | LongLine]:
@@ -24,19 +24,6 @@ def windows(blocks: Blocks, how: Reading) -> Iterator[Window | LongLine]:
     read = {"jsonl": _jsonl, "csv": tables.records, "tsv": tables.records}.get(how.format, _text)
     for window in read(blocks, how):
         yield within(window, how) if isinstance(window, Window) else window
-
-
-def arguments(texts: tuple[str, ...], how: Reading) -> Iterator[Window]:
-    """The texts of a command line, which are one window."""
-    good = []
-    for number, text in enumerate(texts, start=1):
-        if escaped(text):
-            how.skip(InputError(f"argument {number}: not UTF-8"))
-        else:
-            good.append((f"argument {number}", text))
-    rows = Rows.of([text for _, text in good], how.alphabet)
-    records = [{how.field: text} for _, text in good]
-    yield within(Window(rows, lambda k: good[k][0], Place(), records, how.field), how)
 
 
 def _text(blocks: Blocks, how: Reading) -> Iterator[Window | LongLine]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -76,6 +76,19 @@ class Window:
     def kept_of(self, which: NDArray[np.int64]) -> Any:
         """`kept` of these rows alone."""
         return [self.records[k] for k in which.tolist()]
+
+
+def arguments(texts: tuple[str, ...], how: Reading) -> Iterator[Window]:
+    """The texts of a command line, which are one window."""
+    good = []
+    for number, text in enumerate(texts, start=1):
+        if escaped(text):
+            how.skip(InputError(f"argument {number}: not UTF-8"))
+        else:
+            good.append((f"argument {number}", text))
+    rows = Rows.of([text for _, text in good], how.alphabet)
+    records = [{how.field: text} for _, text in good]
+    yield within(Window(rows, lambda k: good[k][0], Place(), records, how.field), how)
 
 
 def within(window: Window, how: Reading) -> Window:

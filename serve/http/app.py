@@ -114,7 +114,9 @@ class App:
         if characters <= CHARACTERS:
             return write(await self.batcher.answer(served, texts))
         # Longer than a batch: it runs alone, and is written by its worker, while the event loop serves the others.
-        return await self.batcher.run(lambda: write(served.model(texts)), len(texts), characters)
+        return await self.batcher.run(
+            lambda: write(served.model.results(texts, probabilities=probabilities)), len(texts), characters
+        )
 
     async def _infer(self, request: Request) -> Response:
         name = request.path_params["name"]

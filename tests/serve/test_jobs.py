@@ -108,7 +108,7 @@ def killed_at(step, monkeypatch, run):
         for name in ("fsync", "replace"):
             patch.setattr(os, name, counting(getattr(os, name)))
         patch.setattr(output.Path, "replace", counting(output.Path.replace))
-        patch.setattr(output.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
         with suppress(Killed):
             run()
             return True
@@ -362,7 +362,7 @@ def test_an_output_that_was_removed_is_made_anew(short, hello, tmp_path, monkeyp
     expected = predict(hello, source=source, output=out, options=options)
     whole = out.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(output.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
         predict(hello, source=source, output=out, options=options)
     assert jobs.kept(out)
     out.unlink()
