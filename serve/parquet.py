@@ -103,7 +103,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _batch_size(group: Any) -> int:
     """How many rows of a row group are read at a time."""
-    size: int = max(1, group.total_byte_size // max(1, group.num_rows))
+    size = max(1, int(group.total_byte_size) // max(1, int(group.num_rows)))
     return max(1, min(WINDOW, BATCH // size))
 
 

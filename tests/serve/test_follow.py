@@ -67,7 +67,7 @@ def test_each_line_is_answered_before_the_next_comes():
     ("form", "lines", "answers"),
     [
         ("jsonl", [b'{"text": "hello"}\n'] * 2, [b'{"text": "hello", "labels": ["o", "h", "l", "o", "l"]}\n'] * 2),
-        ("csv", [b'n,text\n1,"hello"\n', b'2,"he\nl', b'lo"\n'], [b"n,text,labels\n1,hello,ohlol\n", b"", b'2,"he\nllo",oh.lol\n']),
+        ("csv", [b'n,text\n1,"hello"\n', b'2,"he\nl', b'lo"\n'], [b"n,text,labels\n1,hello,ohlol\n", b"", b'2,"he\nllo",ohloll\n']),
     ],
 )  # fmt: skip
 def test_other_formats(form, lines, answers):
