@@ -10,8 +10,10 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from math import ceil
 from typing import Any
 
+from starlette.types import ASGIApp
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -78,7 +80,8 @@ def is_loopback(bound: socket.socket) -> bool:
 class _Connection(H11Protocol):
     """A connection on which a request's header has to come, and an answer has to be taken, within `patience`.
 
-    uvicorn itself waits for both for ever, but for the silence after an answer.
+    uvicorn itself waits for ever for both, but for silence after an answer. `_ends` is set anew whenever it becomes the
+    client's turn to do either.
     """
 
     patience = 10.0
@@ -96,9 +99,22 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
+        self._clients_turn()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """There is more to take than the system's buffers hold: the time for that begins."""
+        super().pause_writing()
+        self._clients_turn()
+
+    def resume_writing(self) -> None:
+        """It was taken; that of the next header begins."""
+        super().resume_writing()
+        self._clients_turn()
+
+    def _clients_turn(self) -> None:
         self._ends.cancel()
         self._ends = self.loop.call_later(self.patience, self._give_up)
-        super().on_response_complete()
 
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -148,11 +164,16 @@ def run(models: dict[str, str], bound: socket.socket, limits: Limits, token: str
     """
     make_room(limits.connections)
     app = App(Models(models), limits, token, say)
+    return asyncio.run(_serve(app, configured(app.gate, limits), bound, say))
+
+
+def configured(gate: ASGIApp, limits: Limits) -> Config:
+    """How uvicorn runs an application."""
     connection = type(
         "Connection", (_Connection,), {"patience": limits.read_timeout, "most": limits.connections}
     )
-    config = Config(
-        app.gate,
+    return Config(
+        gate,
         http=connection,
         loop="asyncio",
         ws="none",
@@ -163,9 +184,9 @@ def run(models: dict[str, str], bound: socket.socket, limits: Limits, token: str
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=HEADER,
+        timeout_keep_alive=ceil(limits.read_timeout),  # of silence after an answer; ours comes first
         timeout_graceful_shutdown=limits.grace,
     )
-    return asyncio.run(_serve(app, config, bound, say))
 
 
 async def _serve(app: App, config: Config, bound: socket.socket, say: Say) -> bool:
