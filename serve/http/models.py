@@ -68,7 +68,7 @@ def _name(path: str) -> str:
 
 
 class Models:
-    """The models by name. `get` and `index` see either the old model or the new one, never neither."""
+    """The models by name. `get` and `served` see either the old model or the new one, never neither."""
 
     def __init__(self, paths: dict[str, str]) -> None:
         """Load them all. Raises `BundleError` where one cannot be opened."""
