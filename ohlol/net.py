@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from ohlol.artifacts.errors import OhlolError
-from ohlol.make import PATH
+from ohlol.serve.http.limits import Limits
 
+PATH = click.Path(path_type=Path)
 TOKEN = "OHLOL_TOKEN"
 
 
@@ -29,30 +30,40 @@ TOKEN = "OHLOL_TOKEN"
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Models that run at once. [default: the CPUs]")
 @click.option(
-    "--batch-wait", type=click.FloatRange(0, 1_000), default=2, show_default=True, metavar="MS",
-    help="How long a request waits for others while a model runs.",
+    "--batch-wait", type=click.FloatRange(0, 1_000), default=round(1_000 * Limits.batch_wait), show_default=True,
+    metavar="MS", help="How long a request waits for others while a model runs.",
 )  # fmt: skip
-@click.option("--max-body", type=click.IntRange(1), default=2 * 2**20, show_default=True, metavar="BYTES")
-@click.option("--max-texts", type=click.IntRange(1), default=1_024, show_default=True, help="In a request.")
+@click.option("--max-body", type=click.IntRange(1), default=Limits.body, show_default=True, metavar="BYTES")
 @click.option(
-    "--max-characters", type=click.IntRange(1), default=100_000, show_default=True, help="In a request."
+    "--max-texts", type=click.IntRange(1), default=Limits.texts, show_default=True, help="In a request."
 )
 @click.option(
-    "--queue", type=click.IntRange(1), default=256, show_default=True, help="Requests that may wait."
+    "--max-characters",
+    type=click.IntRange(1),
+    default=Limits.characters,
+    show_default=True,
+    help="In a request.",
 )
 @click.option(
-    "--connections", type=click.IntRange(1), default=512, show_default=True, help="That may be open."
+    "--queue", type=click.IntRange(1), default=Limits.queue, show_default=True, help="Requests that may wait."
 )
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=10, show_default=True, metavar="SECONDS",
-    help="From a request to its answer.",
+    "--connections",
+    type=click.IntRange(1),
+    default=Limits.connections,
+    show_default=True,
+    help="That may be open.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=Limits.timeout, show_default=True,
+    metavar="SECONDS", help="From a request to its answer.",
 )  # fmt: skip
 @click.option(
-    "--read-timeout", type=click.FloatRange(0, min_open=True), default=10, show_default=True, metavar="SECONDS",
-    help="For a client to send a header, or a body, and to take an answer.",
+    "--read-timeout", type=click.FloatRange(0, min_open=True), default=Limits.read_timeout, show_default=True,
+    metavar="SECONDS", help="For a client to send a header, or a body, and to take an answer.",
 )  # fmt: skip
 @click.option(
-    "--grace", type=click.IntRange(1), default=30, show_default=True, metavar="SECONDS",
+    "--grace", type=click.IntRange(1), default=Limits.grace, show_default=True, metavar="SECONDS",
     help="For what was begun when the server is stopped.",
 )  # fmt: skip
 def serve(
@@ -67,7 +78,6 @@ def serve(
     SIGTERM and Ctrl-C stop it when what was begun is finished; SIGHUP loads the bundles anew from where they lie.
     """
     from ohlol.serve.http import server
-    from ohlol.serve.http.limits import Limits
     from ohlol.serve.http.models import named
     from ohlol.serve.runtimes import cpus
 

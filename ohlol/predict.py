@@ -14,6 +14,7 @@ import click
 
 import ohlol
 from ohlol.artifacts.errors import InputError, OhlolError
+from ohlol.serve.results import AS
 
 if TYPE_CHECKING:
     from ohlol.serve.progress import Progress
@@ -35,9 +36,7 @@ FORMATS = click.Choice(["text", "jsonl", "csv", "tsv", "parquet"])
 @click.option("--format", "form", type=FORMATS, help="Of the output. [default: by -o]")
 @click.option("--input-format", type=FORMATS, help="Of the input. [default: by -i]")
 @click.option("--field", default="text", show_default=True, help="The text's field (jsonl) or column.")
-@click.option(
-    "--as", "as_", type=click.Choice(["labels", "words", "sentences"]), default="labels", show_default=True
-)
+@click.option("--as", "as_", type=click.Choice(AS), default=AS[0], show_default=True)
 @click.option("--probabilities", is_flag=True, help="Add how sure the model is.")
 @click.option(
     "--prefix", default="", metavar="TEXT", help="Before the names of the fields added (not in text)."

@@ -19,9 +19,8 @@ from ohlol.artifacts.files import sha256
 from ohlol.artifacts.manifest import Manifest
 from ohlol.serve.model import Model, of_files
 from ohlol.serve.opening import read_manifest
-from ohlol.serve.results import Result, fields
+from ohlol.serve.results import AS, Result, fields
 
-AS = ("labels", "words", "sentences")
 NUMBERS = ("probability", "bits_per_character")  # the answers that are one float64 a row
 KEPT = 8  # models that a process keeps open
 

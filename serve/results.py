@@ -14,6 +14,7 @@ from ohlol.artifacts.alphabet import codepoints
 from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.words import Span, sentence_spans, word_spans
 
+AS = ("labels", "words", "sentences")  # what of a tagged text is wanted
 DIVIDERS = codepoints("\t\r\n")  # what divides columns and lines of text output
 FLAT = str.maketrans("\t\r\n", "   ")
 

@@ -19,11 +19,10 @@ from ohlol.serve.http.gate import Gate, read, to_json
 from ohlol.serve.http.limits import Limits, Refused
 from ohlol.serve.http.models import TEXT, Models, Served
 from ohlol.serve.http.openapi import description
-from ohlol.serve.results import fields
+from ohlol.serve.results import AS, fields
 from ohlol.serve.runner import CHARACTERS
 
 PREDICT = {"texts", "model", "as", "probabilities"}
-AS = ("labels", "words", "sentences")
 VERSIONS = {name: version(name) for name in ("ohlol", "onnxruntime", "numpy")}
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
 

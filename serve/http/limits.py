@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ohlol.serve.runtimes import cpus
-
 NUMBERS = 2**23  # in one output of an answer: characters × labels
 JSON_NUMBERS = 2**20  # of an answer that is written as JSON: some 20 MB
 
@@ -20,6 +18,12 @@ class Refused(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+def _cpus() -> int:
+    from ohlol.serve.runtimes import cpus  # late: it brings onnxruntime, which `--help` has no need of
+
+    return cpus()
+
+
 @dataclass(frozen=True)
 class Limits:
     """Sizes in bytes, texts and characters (code points, padding included); times in seconds."""
@@ -29,11 +33,11 @@ class Limits:
     characters: int = 100_000
     queue: int = 256  # requests that wait for a worker
     connections: int = 512
-    timeout: float = 10.0  # from the whole request to its answer
-    read_timeout: float = 10.0  # for a request's header, and for its body; and for a client to take an answer
+    timeout: float = 10  # from the whole request to its answer
+    read_timeout: float = 10  # for a request's header, and for its body; and for a client to take an answer
     grace: int = 30  # for what was begun when the server is told to stop
     batch_wait: float = 0.002
-    workers: int = field(default_factory=cpus)
+    workers: int = field(default_factory=_cpus)
 
     def check_body(self, size: int) -> None:
         if size > self.body:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ohlol.serve.http.limits import Limits
 from ohlol.serve.http.protocol import HEADER
+from ohlol.serve.results import AS
 
 Json = dict[str, Any]
 
@@ -178,7 +179,7 @@ def _schemas(limits: Limits) -> Json:
     asked = {
         "texts": {**texts, "maxItems": limits.texts},
         "model": {**text, "description": "Needed where several are served."},
-        "as": {"enum": ["labels", "words", "sentences"], "default": "labels"},
+        "as": {"enum": list(AS), "default": AS[0]},
         "probabilities": {**flag, "default": False},
     }
     state = {"name": text, "version": text, "state": {"enum": ["READY", "UNAVAILABLE"]}, "reason": text}
