@@ -94,10 +94,11 @@ class App:
         if as_ != "labels" and manifest.label_scheme is None:
             raise Refused(400, f'"as": the labels of {served.name} do not mark words; ask for labels')
         self.limits.check_texts(len(texts))
-        texts = [manifest.alphabet.normalise(text) for text in texts]
         width = 1 if manifest.task == "classify" else manifest.classes
+        self.limits.check_characters(sum(map(len, texts)), "the texts together", width)
+        texts = await served.normalised(texts)
         characters = sum(map(len, texts))
-        self.limits.check_characters(characters, "the texts together", width)
+        self.limits.check_characters(characters, "the texts together, normalised,", width)
         results = await self.batcher.answer(served, texts)
 
         def answer() -> Response:

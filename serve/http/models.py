@@ -17,6 +17,7 @@ from ohlol.serve.model import Model, load
 
 TEXT = "-text"  # what is after the bundle's name in that of the v2 model which takes strings
 EXPORTED = "bundle"  # what `ohlol export RUN` calls the folder inside RUN
+LONG = 1_024  # characters; normalising a run of so many marks takes a millisecond
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -31,6 +32,14 @@ class Served:
     @property
     def manifest(self) -> Manifest:
         return self.model.manifest
+
+    async def normalised(self, texts: list[str]) -> list[str]:
+        """The texts as the model sees them; many characters beside the event loop, which serves the others meanwhile."""
+
+        def normalise() -> list[str]:
+            return list(map(self.manifest.alphabet.normalise, texts))
+
+        return await asyncio.to_thread(normalise) if sum(map(len, texts)) > LONG else normalise()
 
 
 def named(arguments: Sequence[str]) -> dict[str, str]:

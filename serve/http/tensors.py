@@ -73,7 +73,8 @@ async def infer(
     if not texts:
         raise Refused(400, "input `text` has no elements, expected at least 1")
     limits.check_texts(len(texts))
-    texts = [manifest.alphabet.normalise(text) for text in texts]
+    limits.check_characters(sum(map(len, texts)), "the texts together", width)
+    texts = await served.normalised(texts)
     longest = max(map(len, texts))
     padded = sum(map(len, texts)) if manifest.task == "classify" else len(texts) * longest
     limits.check_characters(padded, f"{len(texts)} texts, the longest of {longest:,}", width)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
@@ -179,6 +180,35 @@ def test_a_limit_on_numbers():
     limits.check_characters(100_000, "", 80)
     with pytest.raises(Refused, match="each is answered by 5,000 numbers"):
         limits.check_characters(NUMBERS // 5_000 + 1, "", 5_000)
+
+
+def test_normalising_is_bounded_and_beside_the_event_loop(caller):
+    """A text that is too long is never normalised, and one that is long not in the thread that serves everyone."""
+    call = caller({"hello": "hello"}, Limits(characters=5_000, workers=1))
+    model = call.app.models.loaded["hello"].model
+    normalised = []
+
+    class Alphabet(type(model.manifest.alphabet)):
+        def normalise(self, text):
+            normalised.append((len(text), threading.current_thread() is threading.main_thread()))
+            return super().normalise(text)
+
+    alphabet = model.manifest.alphabet
+    model.manifest = replace(model.manifest, alphabet=Alphabet(alphabet.characters, alphabet.normalisation))
+    marks = "e" + "\u0301\u0323" * 2_000
+
+    def ask(*texts):
+        infer = {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
+        yield call.post("/predict", {"texts": texts})
+        yield call.post("/v2/models/hello-text/infer", {"inputs": [infer]})
+
+    for code, answer in ask(marks, marks):
+        assert (code, "--max-characters" in answer["error"]) == (422, True)
+    assert normalised == []
+    assert [code for code, _ in ask(marks)] == [200, 200]
+    assert {where for length, where in normalised if length > 2_000} == {False}
+    for code, answer in ask("\u0958" * 3_000):  # two characters each once it is normalised
+        assert (code, "6,000 characters" in answer["error"]) == (422, True)
 
 
 def test_a_compressed_body_is_refused(call):
