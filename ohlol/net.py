@@ -95,7 +95,7 @@ def serve(
                 f"or ${TOKEN}); the way there is not encrypted either, unless a proxy does it",
                 err=True,
             )
-        whole = server.run(paths, bound, limits, token, lambda line: click.echo(line, err=True))
+        whole = server.run(paths, bound, host, limits, token, lambda line: click.echo(line, err=True))
     if not whole:
         click.echo(
             f"Error: some requests were cut off: they were not finished (--grace is {grace} s)", err=True

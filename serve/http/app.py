@@ -28,17 +28,22 @@ EXTENSIONS = ["binary_tensor_data", "model_repository"]
 
 
 class App:
-    """What the server serves; `gate` is the ASGI application. `say` is told what whoever runs it should read."""
+    """What the server serves; `gate` is the ASGI application, which see for the arguments."""
 
     def __init__(
-        self, models: Models, limits: Limits, token: str | None, say: Callable[[str], object]
+        self,
+        models: Models,
+        limits: Limits,
+        token: str | None,
+        hosts: frozenset[str] | None,
+        say: Callable[[str], object],
     ) -> None:
         self.models = models
         self.limits = limits
         self.say = say
         self.metrics = metrics.Metrics()
         self.batcher = Batcher(limits, self.metrics)
-        self.gate = Gate(self._router(), limits, self.metrics, token, say)
+        self.gate = Gate(self._router(), limits, self.metrics, token, hosts, say)
         self.metrics.gauges |= {
             "ohlol_requests_waiting": ("Requests that wait for a worker.", self.batcher.waiting),
             "ohlol_workers_busy": ("Workers that run a model.", lambda: self.batcher.running),

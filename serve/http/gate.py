@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -22,12 +24,16 @@ from ohlol.serve.http.metrics import Metrics
 
 OPEN = frozenset({"/", "/health", "/v2/health/live", "/v2/health/ready"})  # for all, and never too many
 METHODS = frozenset({"GET", "HEAD", "POST"})
+PORT = re.compile(r":[0-9]*$")
 GONE = 499  # in the metrics: the client hung up before its request was whole
 ROUTING = {404: "no such path; /openapi.json lists what there is", 405: "this path takes another method"}
 
 
 class Gate:
-    """The ASGI application around `router`. `say` is told what whoever runs the server should read."""
+    """The ASGI application around `router`. `say` is told what whoever runs the server should read.
+
+    With `hosts`, it answers only to those names, and to addresses.
+    """
 
     def __init__(
         self,
@@ -35,6 +41,7 @@ class Gate:
         limits: Limits,
         metrics: Metrics,
         token: str | None,
+        hosts: frozenset[str] | None,
         say: Callable[[str], object],
     ) -> None:
         self.router = router
@@ -45,6 +52,7 @@ class Gate:
         self.begun = 0  # requests that have no whole answer yet
         self.connections: Callable[[], int] = lambda: 0
         self._token = f"Bearer {token}".encode() if token else None
+        self._hosts = hosts
         # For the metrics; of an endpoint with two paths, the shorter one.
         self._paths: dict[object, str] = {
             route.endpoint: route.path for route in reversed(router.routes) if isinstance(route, Route)
@@ -101,9 +109,25 @@ class Gate:
             raise Refused(
                 403, "a page of another site asked a browser to send this; only the server's own may"
             )
+        if not self._is_ours(host := request.headers.get("host", "localhost")):
+            raise Refused(
+                403,
+                f"Host is {host!r:.60}, expected localhost, an address or --host: any page could give this machine a name of "
+                "its own (DNS rebinding); with a token every Host is taken (--token-file)",
+            )
         if self.connections() > self.limits.connections:
             message = f"more than {self.limits.connections:,} connections, the limit (--connections); try again later"
             raise Refused(503, message, Retry_After="1", Connection="close")
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether a header `Host: NAME[:PORT]` names no other host; no page has an address as its own name."""
+        if self._hosts is None or (name := PORT.sub("", host).lower()) in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
 
     def _refusal(self, error: BaseException) -> Response:
         if isinstance(error, Refused):

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 ERRORS = {
     "400": "Not JSON, or not of the form that is described here.",
     "401": "No token, or the wrong one.",
-    "403": "A page of another site asked a browser to send this.",
+    "403": "A page of another site asked a browser to send this, or Host is not one of the server's names.",
     "404": "No such model.",
     "408": "The body took longer than --read-timeout.",
     "409": "The bundle cannot be loaded; what was loaded before goes on.",
@@ -24,7 +24,7 @@ ERRORS = {
     "503": "As many requests wait as --queue allows, or more connections than --connections; or it is stopping.",
     "504": "No answer within --timeout.",
 }
-BODY = ("400", "401", "403", "408", "413", "415")
+BODY = ("400", "408", "413", "415")
 
 
 def description(version: str, limits: Limits) -> Json:
@@ -114,7 +114,7 @@ def _operation(
     what: str, answer: Json, *errors: str, takes: str | None = None, names: list[str] | None = None
 ) -> Json:
     responses: Json = {"200": {"description": "Done.", "content": answer}}
-    for code in sorted({*errors, "401", "500", "503"}):
+    for code in sorted({*errors, "401", "403", "500", "503"}):
         responses[code] = {"description": ERRORS[code], "content": _json("Error")}
     operation: Json = {"summary": what, "security": [{}, {"token": []}], "responses": responses}
     operation["parameters"] = [

@@ -156,14 +156,20 @@ class _Server(Server):
         yield
 
 
-def run(models: dict[str, str], bound: socket.socket, limits: Limits, token: str | None, say: Say) -> bool:
+def run(
+    models: dict[str, str], bound: socket.socket, host: str, limits: Limits, token: str | None, say: Say
+) -> bool:
     """Serve until SIGTERM or SIGINT; SIGHUP loads the models anew. `say` is told what happens.
+
+    `bound` was made of `host`. On this machine only and without a token, other names in a request's Host are refused: a
+    page could reach the server by having its own name lead here, and the browser would think it the page's own site.
 
     True if everything that was begun was finished. Raises `OhlolError` where a model cannot be opened, or the limits
     are more than the system's.
     """
     make_room(limits.connections)
-    app = App(Models(models), limits, token, say)
+    hosts = frozenset({"localhost", host.lower()}) if token is None and is_loopback(bound) else None
+    app = App(Models(models), limits, token, hosts, say)
     return asyncio.run(_serve(app, configured(app.gate, limits), bound, say))
 
 

@@ -32,9 +32,9 @@ TEXTS = {
 class Caller:
     """An application in an event loop of its own; what it says is in `said`."""
 
-    def __init__(self, paths, limits=Limits(workers=2), token=None):  # noqa: B008  (frozen)
+    def __init__(self, paths, limits=Limits(workers=2), token=None, hosts=None):  # noqa: B008  (frozen)
         self.said = []
-        self.app = App(Models(paths), limits, token, self.said.append)
+        self.app = App(Models(paths), limits, token, hosts, self.said.append)
         self.runner = asyncio.Runner()
         transport = httpx.ASGITransport(self.app.gate, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -241,6 +241,34 @@ def test_pages_of_other_sites_are_refused(call):
         assert call.post("/v2/repository/models/hello/unload", {}, **{"sec-fetch-site": site})[0] == 403
     for site in ("same-origin", "none"):
         assert call.post("/predict", texts, **{"sec-fetch-site": site})[0] == 200
+
+
+def test_other_names_are_refused(caller):
+    """A page whose name leads to this machine is its own site to a browser: only the Host says that it is not."""
+    call = caller({"hello": "hello"}, hosts=frozenset({"localhost", "box"}))
+    texts = {"texts": ["hello"]}
+    for host in (
+        "localhost",
+        "LOCALHOST:8000",
+        "127.0.0.1:8000",
+        "[::1]:8000",
+        "[::1]",
+        "192.0.2.7",
+        "Box:80",
+    ):
+        assert call.post("/predict", texts, host=host)[0] == 200, host
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "box2",
+    ):
+        code, answer = call.post("/predict", texts, host=host)
+        assert (code, repr(host) in answer["error"], "--token-file" in answer["error"]) == (403, True, True)
+        assert call.post("/v2/repository/models/hello/unload", {}, host=host)[0] == 403
+        assert call("GET", "/models", headers={"host": host}).status_code == 403
+        assert call("GET", "/health", headers={"host": host}).status_code == 200
 
 
 def test_what_is_no_route(call):

@@ -127,7 +127,7 @@ def clocked():
 
 @pytest.fixture
 def gate():
-    app = App(Models({"hello": "hello"}), LIMITS, None, lambda line: pytest.fail(line))
+    app = App(Models({"hello": "hello"}), LIMITS, None, None, lambda line: pytest.fail(line))
     yield app.gate
     app.batcher.close()
 

@@ -71,7 +71,7 @@ def ask(golden):
     """Post bytes to a path of an application with a model of each task: code, headers, body."""
     paths = {name: "hello" if name == "hello" else str(golden / name) for name in NAMES}
     said = []
-    app = App(Models(paths), Limits(workers=1), None, said.append)
+    app = App(Models(paths), Limits(workers=1), None, None, said.append)
     with asyncio.Runner() as runner:
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app.gate, raise_app_exceptions=False), base_url="http://test"

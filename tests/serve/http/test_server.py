@@ -467,6 +467,22 @@ def test_reloading_drops_nothing(serve, connect, run, golden, tmp_path):
 # The command.
 
 
+def test_a_server_without_a_token_has_no_other_name(serve, connect, run):
+    """On this machine a name that is not the server's is refused unless there is a token."""
+    request = (
+        b'POST /predict HTTP/1.1\r\nhost: evil.example\r\ncontent-length: 20\r\n%s\r\n{"texts": ["hello"]}'
+    )
+
+    async def ask(server, header=b""):
+        client = await connect(server.port)
+        await client.send(request % header)
+        return (await client.answer())[0]
+
+    assert run(ask(serve("hello"))) == 403
+    bearing = serve("hello", environment={"OHLOL_TOKEN": "t"})
+    assert run(ask(bearing, b"authorization: Bearer t\r\n")) == 200
+
+
 def test_the_token_shows_nowhere(serve, connect, run, tmp_path):
     """From the environment or a file, never an argument: not in what the server says, nor in its list of processes."""
     (tmp_path / "token").write_text("from-a-file\n")
