@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +18,7 @@ from ohlol.serve.http.gate import Gate, read, to_json
 from ohlol.serve.http.limits import Limits, Refused
 from ohlol.serve.http.models import TEXT, Models, Served
 from ohlol.serve.http.openapi import description
-from ohlol.serve.results import AS, fields
+from ohlol.serve.results import AS, Result, fields
 from ohlol.serve.runner import CHARACTERS
 
 PREDICT = {"texts", "model", "as", "probabilities"}
@@ -104,17 +103,18 @@ class App:
         texts = await served.normalised(texts)
         characters = sum(map(len, texts))
         self.limits.check_characters(characters, "the texts together, normalised,", width)
-        results = await self.batcher.answer(served, texts)
 
-        def answer() -> Response:
+        def write(results: Iterable[Result]) -> Response:
             rows = (
                 {"text": result.text, **fields(result, probabilities=probabilities, as_=as_)}
                 for result in results
             )
             return to_json({"model": served.name, "results": list(rows)})
 
-        # A long answer is written beside the event loop, which serves the others meanwhile.
-        return await asyncio.to_thread(answer) if characters > CHARACTERS else answer()
+        if characters <= CHARACTERS:
+            return write(await self.batcher.answer(served, texts))
+        # Longer than a batch: it runs alone, and is written by its worker, while the event loop serves the others.
+        return await self.batcher.run(lambda: write(served.model(texts)), len(texts), characters)
 
     async def _infer(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -122,13 +122,12 @@ class App:
         inputs, outputs = tensors.specs(served.manifest, kind)
         body = await read(request, self.limits)
         asked = protocol.parse(body, request.headers.get(protocol.HEADER), inputs, outputs)
-        answer = await tensors.infer(served, kind, asked, self.batcher, self.limits)
-        written = (name, tensors.VERSION, asked, outputs, answer)
-        if sum(array.size for array in answer.values()) > CHARACTERS:  # beside the event loop, as above
-            content, headers = await asyncio.to_thread(protocol.encode, *written)
-        else:
-            content, headers = protocol.encode(*written)
-        return Response(content, headers=headers)
+
+        def write(answer: dict[str, protocol.Array]) -> Response:
+            content, headers = protocol.encode(name, tensors.VERSION, asked, outputs, answer)
+            return Response(content, headers=headers)
+
+        return await tensors.infer(served, kind, asked, write, self.batcher, self.limits)
 
     async def _metadata(self, request: Request) -> Response:
         name = request.path_params["name"]

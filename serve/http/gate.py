@@ -19,7 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from ohlol.artifacts.errors import OhlolError
-from ohlol.serve.http.limits import Limits, Refused
+from ohlol.serve.http.limits import SHORT, UNTAKEN, Limits, Refused
 from ohlol.serve.http.metrics import Metrics
 
 OPEN = frozenset({"/", "/health", "/v2/health/live", "/v2/health/ready"})  # for all, and never too many
@@ -49,7 +49,8 @@ class Gate:
         self.metrics = metrics
         self.say = say
         self.stopping = False
-        self.begun = 0  # requests that have no whole answer yet
+        self.begun = 0  # requests whose answer is not whole yet, or long and not taken
+        self.untaken = 0  # bytes of those that are long
         self.connections: Callable[[], int] = lambda: 0
         self._token = f"Bearer {token}".encode() if token else None
         self._hosts = hosts
@@ -62,16 +63,21 @@ class Gate:
         """Every request comes through here, and leaves with an answer and in the metrics."""
         if scope["type"] != "http":
             return
-        began, code = perf_counter(), GONE
+        began, code, long = perf_counter(), GONE, 0
         scope["app"] = self  # starlette then raises where no route fits
 
         async def tell(message: Message) -> None:
-            nonlocal code
+            nonlocal code, long
             if message["type"] == "http.response.start":
+                long = self._long(message)
+                self.untaken += long
                 code = message["status"]
                 message["headers"].append((b"x-content-type-options", b"nosniff"))
                 if self.stopping:
                     message["headers"].append((b"connection", b"close"))
+            elif long:  # its end is sent apart, which waits until the client has taken the rest
+                await send({**message, "more_body": True})
+                message = {"type": message["type"]}
             await send(message)
 
         self.begun += 1
@@ -87,6 +93,7 @@ class Gate:
                 await self._refusal(error)(scope, receive, tell)
         finally:
             self.begun -= 1
+            self.untaken -= long
             route = self._paths.get(scope.get("endpoint"), "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.request(route, method, code, perf_counter() - began)
@@ -118,6 +125,18 @@ class Gate:
         if self.connections() > self.limits.connections:
             message = f"more than {self.limits.connections:,} connections, the limit (--connections); try again later"
             raise Refused(503, message, Retry_After="1", Connection="close")
+
+    def _long(self, start: Message) -> int:
+        """The bytes of an answer that is not short, else 0. Raises `Refused` where there is no room for it."""
+        size = next((int(value) for name, value in start["headers"] if name == b"content-length"), 0)
+        if size <= SHORT:
+            return 0
+        if self.untaken and self.untaken + size > UNTAKEN:  # one alone always has room
+            message = (
+                f"answers of more than {UNTAKEN:,} bytes wait for their clients to take them; try again later"
+            )
+            raise Refused(503, message, Retry_After="1")
+        return size
 
     def _is_ours(self, host: str) -> bool:
         """Whether a header `Host: NAME[:PORT]` names no other host; no page has an address as its own name."""

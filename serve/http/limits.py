@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 NUMBERS = 2**23  # in one output of an answer: characters × labels
 JSON_NUMBERS = 2**20  # of an answer that is written as JSON: some 20 MB
+SHORT = 64 * 2**10  # bytes of an answer that a connection's buffers hold without saying so
+UNTAKEN = 2**28  # bytes of longer answers, all together, that their clients have not taken yet
 
 
 class Refused(Exception):

@@ -21,7 +21,8 @@ ERRORS = {
     "415": "The body is compressed.",
     "422": "More texts than --max-texts, or more characters than --max-characters.",
     "500": "A mistake of the server's.",
-    "503": "As many requests wait as --queue allows, or more connections than --connections; or it is stopping.",
+    "503": "As many requests wait as --queue allows, more connections than --connections, or too much that was answered "
+    "and not taken; or it is stopping.",
     "504": "No answer within --timeout.",
 }
 BODY = ("400", "408", "413", "415")

@@ -6,8 +6,8 @@ the texts itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from ohlol.serve.http.models import TEXT, Models, Served
 from ohlol.serve.http.protocol import DTYPES, Array, Request, Spec
 from ohlol.serve.model import Model
 from ohlol.serve.results import Classified, Result, Tagged
+from ohlol.serve.runner import CHARACTERS
 
+Written = TypeVar("Written")
 VERSION = str(contract.VERSION)
 PLATFORM = "onnxruntime_onnx"
 
@@ -58,9 +60,17 @@ def metadata(name: str, served: Served, kind: Kind) -> dict[str, object]:
 
 
 async def infer(
-    served: Served, kind: Kind, request: Request, batcher: Batcher, limits: Limits
-) -> dict[str, Array]:
-    """The outputs of a request. Raises `Refused` on arrays outside of the contract or the limits."""
+    served: Served,
+    kind: Kind,
+    request: Request,
+    write: Callable[[dict[str, Array]], Written],
+    batcher: Batcher,
+    limits: Limits,
+) -> Written:
+    """What `write` makes of the outputs of a request, in a worker unless they are few.
+
+    Raises `Refused` on arrays outside of the contract or the limits.
+    """
     model, manifest = served.model, served.manifest
     width = 1 if manifest.task == "classify" else manifest.classes  # numbers in the answer, per character
     if kind == "model":
@@ -68,7 +78,7 @@ async def infer(
         _check(points, lengths)
         limits.check_texts(len(points))
         limits.check_characters(points.size, f"codepoints {list(points.shape)}", width)
-        return await batcher.run(lambda: model.outputs(points, lengths), len(points), points.size)
+        return await batcher.run(lambda: write(model.outputs(points, lengths)), len(points), points.size)
     texts: list[str] = request.inputs["text"].tolist()
     if not texts:
         raise Refused(400, "input `text` has no elements, expected at least 1")
@@ -79,8 +89,10 @@ async def infer(
     padded = sum(map(len, texts)) if manifest.task == "classify" else len(texts) * longest
     limits.check_characters(padded, f"{len(texts)} texts, the longest of {longest:,}", width)
     if manifest.task == "lm":
-        return await batcher.run(lambda: _following(model, texts), len(texts), padded)
-    return of_results(await batcher.answer(served, texts), manifest)
+        return await batcher.run(lambda: write(_following(model, texts)), len(texts), padded)
+    if padded * width > CHARACTERS:
+        return await batcher.run(lambda: write(of_results(model(texts), manifest)), len(texts), padded)
+    return write(of_results(await batcher.answer(served, texts), manifest))
 
 
 def _check(points: Array, lengths: Array) -> None:

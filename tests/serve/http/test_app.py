@@ -17,8 +17,10 @@ httpx = pytest.importorskip("httpx", reason="httpx, the client of these tests, i
 import ohlol  # noqa: E402
 from ohlol.artifacts.bundle import Layout, shipped  # noqa: E402
 from ohlol.serve.http.app import App  # noqa: E402
+from ohlol.serve.http.gate import to_json  # noqa: E402
 from ohlol.serve.http.limits import NUMBERS, Limits, Refused  # noqa: E402
 from ohlol.serve.http.models import Models, named  # noqa: E402
+from ohlol.serve.http.protocol import encode  # noqa: E402
 from ohlol.serve.results import fields  # noqa: E402
 
 TEXTS = {
@@ -209,6 +211,32 @@ def test_normalising_is_bounded_and_beside_the_event_loop(caller):
     assert {where for length, where in normalised if length > 2_000} == {False}
     for code, answer in ask("\u0958" * 3_000):  # two characters each once it is normalised
         assert (code, "6,000 characters" in answer["error"]) == (422, True)
+
+
+def test_a_long_answer_is_written_by_its_worker(call, monkeypatch):
+    """Neither in the thread that serves everyone, nor in one more, before which answers could pile up."""
+    threads = []
+
+    def noted(function):
+        def noting(*arguments, **options):
+            threads.append(threading.current_thread().name.partition("_")[0])
+            return function(*arguments, **options)
+
+        return noting
+
+    monkeypatch.setattr("ohlol.serve.http.app.to_json", noted(to_json))
+    monkeypatch.setattr("ohlol.serve.http.protocol.encode", noted(encode))
+    text = "hello" * 2_000
+    infer = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}
+    code, answer = call.post("/predict", {"texts": [text], "model": "hello"})
+    assert (code, "".join(answer["results"][0]["labels"])) == (200, str(ohlol.load("hello")(text)))
+    assert call.post("/v2/models/hello-text/infer", {"inputs": [infer]})[0] == 200
+    points = [
+        {"name": "codepoints", "datatype": "INT32", "shape": [1, 10_000], "data": list(map(ord, text))},
+        {"name": "lengths", "datatype": "INT32", "shape": [1], "data": [10_000]},
+    ]
+    assert call.post("/v2/models/hello/infer", {"inputs": points})[0] == 200
+    assert threads == ["model"] * 3
 
 
 def test_a_compressed_body_is_refused(call):

@@ -10,10 +10,14 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `http` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `http` is not installed")
 
+from starlette.responses import Response
+from starlette.routing import Route, Router
 from uvicorn.server import ServerState
 
 from ohlol.serve.http.app import App
+from ohlol.serve.http.gate import Gate
 from ohlol.serve.http.limits import Limits
+from ohlol.serve.http.metrics import Metrics
 from ohlol.serve.http.models import Models
 from ohlol.serve.http.server import DRAIN, configured
 
@@ -219,6 +223,40 @@ def test_who_took_an_answer_in_time_has_time_for_the_next_header(clocked):
         assert line.open
         await line.send(GET[10:])
         assert status(line.take()) == 200
+
+    clocked(scenario)
+
+
+def test_answers_that_nobody_takes_have_a_limit(clocked, monkeypatch):
+    """Long answers wait in memory for their clients up to a limit, beyond which others are told so; short ones never.
+    What was taken, or was hung up on, counts no longer; until then a request is not over."""
+    monkeypatch.setattr("ohlol.serve.http.gate.UNTAKEN", 5 * BUFFER)
+
+    async def long(request):
+        return Response(b"x" * (2 * BUFFER + 100))
+
+    async def short(request):
+        return Response(b"x")
+
+    async def scenario(clock):
+        router = Router([Route("/long", long), Route("/short", short)])
+        gate = Gate(router, LIMITS, Metrics(), None, None, lambda line: pytest.fail(line))
+        first, second, third = lines = [Line(gate) for _ in range(3)]
+        for line in lines:
+            await line.send(GET.replace(b"/ ", b"/long "))
+        assert (gate.begun, gate.untaken) == (2, 4 * BUFFER + 200)
+        head, _, body = third.take().partition(b"\r\n\r\n")
+        assert (status(head), b"retry-after: 1" in head) == (503, True)
+        assert "bytes wait" in json.loads(body)["error"]
+        await third.send(GET.replace(b"/ ", b"/short "))
+        assert status(third.take()) == 200
+        assert len(first.take().partition(b"\r\n\r\n")[2]) == 2 * BUFFER + 100
+        await clock.forward(0)
+        assert (gate.begun, gate.untaken) == (1, 2 * BUFFER + 100)
+        await third.send(GET.replace(b"/ ", b"/long "))
+        assert status(third.take()) == 200
+        await clock.forward(10)
+        assert (second.open, gate.begun, gate.untaken) == (False, 0, 0)
 
     clocked(scenario)
 
