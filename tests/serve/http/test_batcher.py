@@ -29,7 +29,7 @@ class Slow:
         self.begun = threading.Semaphore(0)
 
     def __call__(self, texts):
-        self.calls.append(list(texts))
+        self.calls.append([texts] if isinstance(texts, str) else list(texts))
         self.begun.release()
         assert self.go.wait(60)
         if "bad" in texts:

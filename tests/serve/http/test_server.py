@@ -584,3 +584,17 @@ def test_without_the_extra(tmp_path):
     assert "`ohlol serve` needs starlette" in ran.stderr
     assert "pip install 'ohlol[http]'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_help_needs_no_extra():
+    """`ohlol serve --help` knows the limits without starlette, and without waiting for onnxruntime."""
+    block = "import sys; sys.modules['starlette'] = sys.modules['onnxruntime'] = None; sys.argv = ['ohlol', 'serve', '-h']; "
+    ran = subprocess.run(
+        [sys.executable, "-c", block + "from ohlol.cli import main; main()"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "[default: 2097152; x>=1]" in ran.stdout
