@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from ohlol.serve.progress import Progress
 
 PATH = click.Path(path_type=Path)
-FILE = click.Path(path_type=Path, allow_dash=True)
+
+
+class File(click.Path):
+    """A file's name, which is not empty; `-` is stdin or stdout."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; expected the name of a file, or -", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = File(path_type=Path, allow_dash=True)
 FEW = 4_096  # characters of texts that need nothing of what files need
 FORMATS = click.Choice(["text", "jsonl", "csv", "tsv", "parquet"])
 
@@ -30,7 +41,13 @@ FORMATS = click.Choice(["text", "jsonl", "csv", "tsv", "parquet"])
 @click.argument("model", metavar="BUNDLE|MODEL.onnx")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option(
-    "-i", "--input", "source", type=FILE, metavar="FILE", help="Read texts from FILE. [default: stdin]"
+    "-i",
+    "--input",
+    "sources",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Read texts from FILE. [default: stdin]",
 )
 @click.option(
     "-o", "--output", type=FILE, metavar="FILE", help="Write to FILE, whole or not at all. [default: stdout]"
@@ -65,7 +82,7 @@ FORMATS = click.Choice(["text", "jsonl", "csv", "tsv", "parquet"])
     help="ray: -i names shards (.jsonl, .parquet; a file, folder or glob), -o a new folder.",
 )  # fmt: skip
 def predict(
-    model: str, texts: tuple[str, ...], source: Path | None, output: Path | None, form: str | None,
+    model: str, texts: tuple[str, ...], sources: tuple[Path, ...], output: Path | None, form: str | None,
     input_format: str | None, field: str, as_: str, probabilities: bool, prefix: str, max_length: int | None,
     on_error: str, resume: bool, follow: bool, progress: bool | None, threads: int, workers: int | None, engine: str,
 ) -> None:  # fmt: skip
@@ -77,10 +94,17 @@ def predict(
     Text output has columns divided by tabs: labels or words (tag), the label (classify), or the bits per
     character and the likeliest next character (lm).
     """
-    source = None if source == Path("-") else source
+    if len(sources) > 1:
+        raise click.UsageError(
+            "give one -i FILE: of several, cat them, or see --engine ray for a folder of shards"
+        )
+    source = next((path for path in sources if path != Path("-")), None)
     output = None if output == Path("-") else output
     if texts and source:
         raise click.UsageError("give TEXT or -i FILE, not both")
+    for text in texts[:1]:
+        if len(text) < 60 and Path(text).is_file():  # longer names cannot be asked for everywhere
+            click.echo(f"note: {text} is a file; its name is answered here, -i {text} reads it", err=True)
     if engine == "ray":
         if source is None or output is None:
             raise click.UsageError("--engine ray needs -i SHARDS and -o DIR")

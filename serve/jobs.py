@@ -14,7 +14,6 @@ from typing import IO, Any, cast
 import numpy as np
 
 from ohlol.artifacts.errors import InputError
-from ohlol.artifacts.files import sha256
 from ohlol.serve import ahead, runner
 from ohlol.serve.blocks import Place
 from ohlol.serve.inputs import Input, opened
@@ -104,6 +103,10 @@ class _Run:
         self.read_as = format_of(source, options.input_format)
         self.write_as = format_of(output, options.format)
         self.look = Look(options.probabilities, options.as_, options.prefix, options.field)
+        if source and output and output.is_file() and source.exists() and output.samefile(source):
+            raise InputError(
+                f"{output}: is the input too, which the answers would replace; name another file with -o"
+            )
         for path, form, what in ((source, self.read_as, "-i FILE"), (output, self.write_as, "-o FILE")):
             if form == "parquet" and (not path or packing(path) or (path.exists() and not path.is_file())):
                 raise InputError(f"Parquet needs a file of its own, not compressed again: {what}")
@@ -160,10 +163,22 @@ class _Run:
                     journal.place, journal.skipped, journal.state = end, self.tally.skipped, writer.state
                     made.save(journal)
             writer.close()
+        if journal and self.source:
+            self.check_unchanged(self.source, journal.facts["input"])
         if journal and made.kept:
             journal.done, journal.skipped = True, self.tally.skipped
             made.save(journal)
         made.finish()
+
+    def check_unchanged(self, source: Path, before: dict[str, Any]) -> None:
+        """A log that grows is told; of a file that was cut, the answers would be those of a part."""
+        now = _identity(source)
+        if now["bytes"] < before["bytes"]:
+            raise InputError(f"{source}: was cut while it was read, to {now['bytes']:,} bytes; run it again")
+        if now != before:
+            self.watch.note(
+                f"note: {source} changed while it was read; the answers are of what was there then"
+            )
 
     def begun(self, made: Beside, resume: bool) -> Journal | None:
         """The journal to go on from, or a new one; None where what is read can be read only once."""
@@ -173,7 +188,7 @@ class _Run:
         facts = {
             "version": VERSION,
             "input": _identity(self.source),
-            "model": sha256(self.model.manifest.to_json().encode()),
+            "model": self.model.digest,
             "options": {
                 name: value
                 for name, value in asdict(self.options).items()

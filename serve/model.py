@@ -20,7 +20,7 @@ from ohlol.artifacts.errors import InputError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.onnx_file import metadata
 from ohlol.serve.answers import ANSWERS, Answers, R, classified
-from ohlol.serve.opening import checked_session
+from ohlol.serve.opening import checked_session, digest_of
 from ohlol.serve.results import Classified, Labels, Scored, Tagged
 from ohlol.serve.rows import Rows
 from ohlol.serve.runner import Runner
@@ -61,6 +61,7 @@ class Model(ABC, Generic[R]):
         self.labels = Labels(manifest.labels, manifest.label_scheme)
         self._session = checked_session(files[Layout.onnx], "model", manifest, where, threads)
         self._where, self._threads = where, threads
+        self.digest = digest_of(manifest, files)  # tells this model from any other
         # Of all the bundle's bytes, only these are kept: their sessions are opened when they are needed.
         self._kept = {name: files[name] for name in (Layout.batch, Layout.stream) if name in files}
         self.runner = Runner(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnxruntime import InferenceSession
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.bundle import Layout
 from ohlol.artifacts.contract import Kind
 from ohlol.artifacts.errors import BundleError
+from ohlol.artifacts.files import sha256
 from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.onnx_file import check_digest, metadata
 from ohlol.serve.runtimes import session
@@ -45,6 +48,17 @@ def checked_session(
     _check_contract(opened, kind, manifest, where)
     _check_facts(Manifest.from_metadata(facts, where), kind, manifest, where)
     return opened
+
+
+def digest_of(manifest: Manifest, files: Mapping[str, bytes]) -> str:
+    """A sha256 of the manifest and of the files that answer texts, lower-case hex.
+
+    A bundle's manifest lists the digests of its files; the one inside a single file cannot.
+    """
+    used = [name for name in (Layout.onnx, Layout.batch, Layout.stream) if name in files]
+    listed = manifest.files
+    digests = [listed[name].sha256 if name in listed else sha256(files[name]) for name in used]
+    return sha256("\n".join([*digests, manifest.to_json()]).encode("utf-8", "surrogatepass"))
 
 
 def _check_contract(session: InferenceSession, file: Kind, manifest: Manifest, where: str) -> None:

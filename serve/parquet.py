@@ -113,8 +113,9 @@ def check_column(schema: Any, column: str, name: str) -> None:
         raise InputError(
             f"{name}: no column {column!r}; it has {', '.join(schema.names) or 'none'}. Name another with --field"
         )
-    if schema.names.count(column) > 1:
-        raise InputError(f"{name}: column {column!r} is there twice")
+    twice = next((other for other in schema.names if schema.names.count(other) > 1), None)
+    if twice is not None:
+        raise InputError(f"{name}: column {twice!r} is there twice")
     found = schema.field(column).type
     if pa.types.is_dictionary(found):
         found = found.value_type

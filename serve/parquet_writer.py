@@ -71,7 +71,9 @@ class Answered:
                 found = pa.array(values, kind)
             except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
                 expected = (
-                    f"expected {kind}, as in the first rows" if kind else "its values are of several types"
+                    f"expected {kind}, as in the first rows"
+                    if kind
+                    else "it holds what no type of Parquet can"
                 )
                 raise InputError(
                     f"column {name!r} cannot be written as Parquet: {expected} "
@@ -83,14 +85,26 @@ class Answered:
             raise InputError(
                 f"a Parquet file has the same columns in every row, and the first rows have no {other!r}; use --format jsonl"
             )
-        return pa.table(columns)
+        try:
+            return pa.table(columns)
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"a column's name is no text that Parquet can hold ({error}); use --format jsonl"
+            ) from error
 
 
 def write(file: IO[bytes], schema: Any, tables: Iterable[Any]) -> None:
-    """A whole Parquet file, with a row group for each table, or for all those of a part."""
-    with pq.ParquetWriter(file, schema) as writer:
-        for table in tables:
-            writer.write_table(table)
+    """A whole Parquet file, with a row group for each table, or for all those of a part.
+
+    Raises `InputError` where a column is of a type that Parquet cannot hold, an empty object for one.
+    """
+    try:
+        with pq.ParquetWriter(file, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot be written as Parquet: {reason}; use --format jsonl") from error
 
 
 def write_answers(

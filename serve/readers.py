@@ -123,6 +123,8 @@ def _jsonl(blocks: Blocks, how: Reading) -> Iterator[Window]:
                 continue
             if not isinstance(row, dict) or not isinstance(row.get(how.field), str):
                 found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                if isinstance(row, dict) and how.field in row:
+                    found = f"one that is {type(row[how.field]).__name__}"
                 how.skip(
                     InputError(
                         f'{where}: expected an object with a string "{how.field}", found {found or "an empty one"}; '

@@ -197,6 +197,8 @@ def _json(value: Any) -> str:
     """JSON that can be written as UTF-8: a lone surrogate stays an escape."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+    except RecursionError as error:
+        raise InputError("a field is nested too deeply to be written as JSON; leave it out") from error
     except ValueError as error:
         raise InputError(
             "a field holds a number that is not finite, which JSON cannot hold; write Parquet, or leave that column out"
@@ -210,7 +212,9 @@ def _json(value: Any) -> str:
 
 def _cell(value: Any) -> Any:
     """A value in one field of a CSV; lists and objects as JSON."""
-    return _json(value) if isinstance(value, list | dict) else value
+    return (
+        _json(value) if isinstance(value, list | dict | bytes) else value
+    )  # of bytes it says that it cannot
 
 
 def _plain(value: Any) -> Any:

@@ -449,3 +449,70 @@ def test_progress_is_asked_for_or_on_a_terminal(tmp_path):
 def test_windows_are_bounded():
     """A window of the file readers is as long as the model's own."""
     assert blocks.BLOCK == long_line.PART == model.WINDOW_CHARACTERS
+
+
+def test_another_single_file_does_not_go_on(short, golden, tmp_path, monkeypatch):
+    """Nothing inside a single file tells its weights; its bytes do."""
+    source, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("hello ohlol hello\n" * 4_000)
+    copies = [tmp_path / name for name in ("one.onnx", "two.onnx")]
+    for copy, name in zip(copies, ("model.onnx", "model.int8.onnx"), strict=True):
+        copy.write_bytes((golden / "files" / name).read_bytes())
+    one, two = map(ohlol.load, copies)
+    assert one.digest == ohlol.load(copies[0]).digest
+    assert one.digest != two.digest
+
+    class Killed(BaseException):
+        pass
+
+    saved = output.Beside.save
+
+    def save(self, journal):
+        saved(self, journal)
+        raise Killed
+
+    monkeypatch.setattr(output.Beside, "save", save)
+    with pytest.raises(Killed):
+        predict(one, source=source, output=out)
+    monkeypatch.setattr(output.Beside, "save", saved)
+    with pytest.raises(InputError, match="the model is not what the interrupted run had"):
+        predict(two, source=source, output=out, resume=True)
+
+
+def test_an_input_that_changes_while_it_is_read(short, hello, tmp_path):
+    """The answers of a part of it would look like those of the whole; a log may grow, which is told."""
+    source, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("hello\n" * 4_000)
+
+    class Changing(Watch):
+        notes, size = (), 12_000
+
+        def note(self, message):
+            self.notes += (message,)
+
+        def advance(self, part, tally):
+            if tally.texts:
+                os.truncate(source, self.size)
+
+    with pytest.raises(InputError, match=r"in\.txt: was cut while it was read, to 12,000 bytes"):
+        predict(hello, source=source, output=out, watch=Changing())
+    assert not out.exists()
+    source.write_text("hello\n" * 4_000)
+    growing = Changing()
+    growing.size = 24_001
+    predict(hello, source=source, output=out, watch=growing)
+    assert out.read_text().startswith("ohlol\n" * 4_000)
+    assert [f"note: {source} changed while it was read; the answers are of what was there then"] == list(
+        growing.notes
+    )
+
+
+def test_the_input_is_not_replaced(hello, tmp_path):
+    """`-o` on the file that is read, by whatever name, would leave nothing to answer again."""
+    source = tmp_path / "in.txt"
+    source.write_text("hello\n")
+    (tmp_path / "link").symlink_to(source)
+    for out in (source, tmp_path / "link"):
+        with pytest.raises(InputError, match="is the input too"):
+            predict(hello, source=source, output=out)
+    assert source.read_text() == "hello\n"

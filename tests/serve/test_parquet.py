@@ -230,3 +230,38 @@ def test_parquet_has_no_pipes(tmp_path):
     for arguments in (["hello", "--format", "parquet"], ["--input-format", "parquet"]):
         result = CliRunner().invoke(main, ["predict", "hello", *arguments])
         assert (result.exit_code, "Parquet needs a file of its own" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"text": "hello", "x": {}}', "cannot be written as Parquet"),
+        ('{"text": "hello", "\\ud800": 1}', "no text that Parquet can hold"),
+        ('{"text": "hello", "x": 123456789012345678901234}', "holds what no type of Parquet can"),
+    ],
+)
+def test_what_parquet_cannot_hold(tmp_path, row, message):
+    """One message, and no file."""
+    (tmp_path / "in.jsonl").write_text(row + "\n")
+    told = CliRunner().invoke(
+        main, ["predict", "hello", "-i", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "o.parquet")]
+    )
+    assert (told.exit_code, type(told.exception)) == (1, SystemExit)
+    assert message in told.stderr
+    assert not (tmp_path / "o.parquet").exists()
+
+
+def test_columns_that_would_be_lost(tmp_path):
+    """A name that is there twice, bytes that no text holds: refused, not dropped or spelled as Python has them."""
+    twice = pa.Table.from_arrays(
+        [pa.array(["hello"]), pa.array([1]), pa.array([3])], names=["text", "x", "x"]
+    )
+    for name, table, message in (
+        ("twice", twice, "column 'x' is there twice"),
+        ("bytes", pa.table({"text": ["hello"], "m": [b"\xff"]}), "holds bytes"),
+    ):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        source, out = str(tmp_path / f"{name}.parquet"), str(tmp_path / "o.csv")
+        told = CliRunner().invoke(main, ["predict", "hello", "-i", source, "-o", out])
+        assert told.exit_code == 1
+        assert message in told.stderr

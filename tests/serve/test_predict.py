@@ -389,3 +389,27 @@ def test_workers(workers):
     text = "".join(line + "\n" for line in lines).encode()
     assert answers("hello", "--workers", workers, stdin=text) == answers("hello", stdin=text)
     assert "Invalid value for '--workers'" in refused("hello", "hello", "--workers", "0", code=2)
+
+
+def test_mistakes_with_files(tmp_path):
+    """Two inputs, an empty name, a file's name as text: each is told."""
+    (tmp_path / "a.txt").write_text("hello\n")
+    source = str(tmp_path / "a.txt")
+    assert "give one -i FILE" in refused("hello", "-i", source, "-i", source, code=2)
+    assert "it is empty" in refused("hello", "-i", "", code=2)
+    assert "it is empty" in refused("hello", "hello", "-o", "", code=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        told = predict("hello", "a.txt")
+    assert (told.exit_code, len(told.stdout)) == (0, 6)
+    assert "note: a.txt is a file" in told.stderr
+    assert "found one that is int" in refused("hello", "--input-format", "jsonl", stdin=b'{"text": 3}\n')
+
+
+def test_objects_that_are_too_deep_to_write():
+    """What can just be read may not be written again: one message, whatever the depth."""
+    for depth in (900, 970, 981, 2_000):
+        line = b'{"text": "hello", "x": ' + b"[" * depth + b"]" * depth + b"}\n"
+        told = predict("hello", "--input-format", "jsonl", "--format", "jsonl", stdin=line)
+        assert told.exit_code in (0, 1)
+        assert told.exception is None or isinstance(told.exception, SystemExit)
