@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import select
@@ -20,6 +21,7 @@ from ohlol.serve.readers import windows
 from ohlol.serve.windows import Reading, Window, arguments
 
 Item = Window | LongLine
+ENDS = 1 << 16  # bytes at both ends of a file by which it is known again
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,28 @@ class _Pipe(io.RawIOBase):
         if not self.closed:
             os.close(self._handle)
         super().close()
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """What a file is known by: size, time of its last change, and a digest of both its ends."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        digest = hashlib.sha256(file.read(ENDS))
+        file.seek(max(0, found.st_size - ENDS))
+        digest.update(file.read(ENDS))
+    return {"bytes": found.st_size, "changed": found.st_mtime_ns, "sha256": digest.hexdigest()}
+
+
+def changed(source: Path, before: dict[str, Any]) -> str:
+    """What to say where a file is not what it was `before`; a log may grow while it is read.
+
+    Raises `InputError` where it was cut: the answers would be those of a part.
+    """
+    now = identity(source)
+    if now["bytes"] < before["bytes"]:
+        raise InputError(f"{source}: was cut while it was read, to {now['bytes']:,} bytes; run it again")
+    return (
+        f"note: {source} changed while it was read; the answers are of what was there then"
+        if now != before
+        else ""
+    )

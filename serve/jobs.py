@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ import numpy as np
 from ohlol.artifacts.errors import InputError
 from ohlol.serve import ahead, runner
 from ohlol.serve.blocks import Place
-from ohlol.serve.inputs import Input, opened
+from ohlol.serve.inputs import Input, changed, identity, opened
 from ohlol.serve.long_line import Answering, LongLine
 from ohlol.serve.model import Model
 from ohlol.serve.output import Beside, Journal, Sink, beside, stdout
@@ -26,7 +24,6 @@ from ohlol.serve.writers import WRITERS, Look, TextWriter, Writer
 
 VERSION = 1  # of what is written, the journal included: no run is gone on with by another
 EVERY = 4  # windows from one place that a run can be gone on from to the next
-ENDS = 1 << 16  # bytes at both ends of a file by which it is known again
 
 
 @dataclass(frozen=True)
@@ -164,21 +161,12 @@ class _Run:
                     made.save(journal)
             writer.close()
         if journal and self.source:
-            self.check_unchanged(self.source, journal.facts["input"])
+            if note := changed(self.source, journal.facts["input"]):
+                self.watch.note(note)
         if journal and made.kept:
             journal.done, journal.skipped = True, self.tally.skipped
             made.save(journal)
         made.finish()
-
-    def check_unchanged(self, source: Path, before: dict[str, Any]) -> None:
-        """A log that grows is told; of a file that was cut, the answers would be those of a part."""
-        now = _identity(source)
-        if now["bytes"] < before["bytes"]:
-            raise InputError(f"{source}: was cut while it was read, to {now['bytes']:,} bytes; run it again")
-        if now != before:
-            self.watch.note(
-                f"note: {source} changed while it was read; the answers are of what was there then"
-            )
 
     def begun(self, made: Beside, resume: bool) -> Journal | None:
         """The journal to go on from, or a new one; None where what is read can be read only once."""
@@ -187,7 +175,7 @@ class _Run:
             return None
         facts = {
             "version": VERSION,
-            "input": _identity(self.source),
+            "input": identity(self.source),
             "model": self.model.digest,
             "options": {
                 name: value
@@ -299,13 +287,3 @@ class _Run:
 def kept(output: Path) -> bool:
     """Whether there is an interrupted run of `output` to go on with."""
     return Beside(output).kept
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    """What a file is known by: size, time of its last change, and a digest of both its ends."""
-    with path.open("rb") as file:
-        found = os.fstat(file.fileno())
-        digest = hashlib.sha256(file.read(ENDS))
-        file.seek(max(0, found.st_size - ENDS))
-        digest.update(file.read(ENDS))
-    return {"bytes": found.st_size, "changed": found.st_mtime_ns, "sha256": digest.hexdigest()}
