@@ -160,9 +160,8 @@ class _Run:
                     journal.place, journal.skipped, journal.state = end, self.tally.skipped, writer.state
                     made.save(journal)
             writer.close()
-        if journal and self.source:
-            if note := changed(self.source, journal.facts["input"]):
-                self.watch.note(note)
+        if journal and self.source and (note := changed(self.source, journal.facts["input"])):
+            self.watch.note(note)
         if journal and made.kept:
             journal.done, journal.skipped = True, self.tally.skipped
             made.save(journal)

@@ -502,8 +502,9 @@ def test_an_input_that_changes_while_it_is_read(short, hello, tmp_path):
     growing.size = 24_001
     predict(hello, source=source, output=out, watch=growing)
     assert out.read_text().startswith("ohlol\n" * 4_000)
-    assert [f"note: {source} changed while it was read; the answers are of what was there then"] == list(
-        growing.notes
+    assert (
+        growing.notes[-1]
+        == f"note: {source} changed while it was read; the answers are of what was there then"
     )
 
 
