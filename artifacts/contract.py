@@ -32,7 +32,7 @@ def many_rows(network: Mapping[str, Any]) -> int:
         return 0
     if hidden < 64:
         return 128
-    return 32 if cell == "gru" else 64
+    return 32 if cell == "gru" and hidden >= 256 else 64
 
 
 @dataclass(frozen=True)
