@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ohlol.serve.model import Model
     from ohlol.serve.progress import Progress
 
-PATH = click.Path(path_type=Path)
-
 
 class File(click.Path):
     """A file's name, which is not empty; `-` is stdin or stdout."""

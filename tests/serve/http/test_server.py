@@ -570,16 +570,18 @@ def test_a_port_that_is_taken(tmp_path):
     assert f"127.0.0.1:{port}: Address already in use; choose another" in ran.stderr
 
 
-def test_without_the_extra(tmp_path):
-    """Where starlette is not installed the command says what to install."""
-    block = "import sys; sys.modules['starlette'] = None; sys.argv = ['ohlol', 'serve', 'hello']; "
-    ran = subprocess.run(
-        [sys.executable, "-c", block + "from ohlol.cli import main; main()"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+def blocked(*arguments, modules):
+    """`ohlol` where these modules are not installed."""
+    block = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules!r})); sys.argv = ['ohlol', *{arguments!r}]; "
     )
+    command = [sys.executable, "-c", block + "from ohlol.cli import main; main()"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_without_the_extra():
+    """Where starlette is not installed the command says what to install."""
+    ran = blocked("serve", "hello", modules=["starlette"])
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "`ohlol serve` needs starlette" in ran.stderr
     assert "pip install 'ohlol[http]'" in ran.stderr
@@ -588,13 +590,6 @@ def test_without_the_extra(tmp_path):
 
 def test_help_needs_no_extra():
     """`ohlol serve --help` knows the limits without starlette, and without waiting for onnxruntime."""
-    block = "import sys; sys.modules['starlette'] = sys.modules['onnxruntime'] = None; sys.argv = ['ohlol', 'serve', '-h']; "
-    ran = subprocess.run(
-        [sys.executable, "-c", block + "from ohlol.cli import main; main()"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ran = blocked("serve", "-h", modules=["starlette", "onnxruntime"])
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "[default: 2097152; x>=1]" in ran.stdout
