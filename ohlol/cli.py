@@ -28,6 +28,7 @@ MODULES = {
     "bench": "use",
     "compare": "use",
     "demo": "make",
+    "embed": "apps",
     "evaluate": "learn",
     "export": "make",
     "generate": "language",

@@ -18,9 +18,10 @@ ALLOWED = {
         *("matplotlib", "jinja2"),
     },
     "export": {"artifacts", "train", "serve", "export", "numpy", "torch", "onnx"},
-    "ohlol": {"ohlol", "artifacts", "serve", "train", "export", "click"},
+    "embed": {"artifacts", "embed", "numpy"},
+    "ohlol": {"ohlol", "artifacts", "serve", "train", "export", "embed", "click"},
 }
-OWN = {"cli", "language", "learn", "make", "net", "predict", "use"}  # modules of the command line
+OWN = {"apps", "cli", "language", "learn", "make", "net", "predict", "use"}  # modules of the command line
 
 
 def imported(file):

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = {
     "ohlol": "ohlol",
-    **{stage: f"ohlol/{stage}" for stage in ("artifacts", "train", "export", "serve")},
+    **{stage: f"ohlol/{stage}" for stage in ("artifacts", "train", "export", "serve", "embed")},
 }
 
 

@@ -1,14 +1,9 @@
-"""text.onnx answers in Node as it does in Python: strings need no code of ours on either side.
-
-`onnxruntime-node` comes from the npm registry, once: into the folder that the variable `OHLOL_NODE` names, else
-into a temporary one. Without node, npm or the package, these tests are skipped.
-"""
+"""text.onnx answers in Node as it does in Python: strings need no code of ours on either side."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -25,7 +20,6 @@ from ohlol.serve.runtimes import run_in
 from ohlol.train.network import Network
 from ohlol.train.recipe import ModelSection
 
-PACKAGE = "onnxruntime-node@1.30.0"
 ALPHABET = Alphabet("ehlo é\u0301ñ中文😀")  # accents, a combining mark, other pages, another plane
 LABELS = ("a", "é", "中", "😀😀")
 NETWORKS = {
@@ -55,41 +49,6 @@ CHANGED = {
 }
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
-@pytest.fixture(scope="module")
-def node_modules(tmp_path_factory) -> Path:
-    """A folder with `onnxruntime-node` in it."""
-    npm = _program("npm")
-    named = os.environ.get("OHLOL_NODE")
-    folder = Path(named) if named else tmp_path_factory.mktemp("npm") / "there"
-    if not (folder / "node_modules").is_dir():
-        # Under another name first: tests may run in several processes. Only the CPU's library is needed, and
-        # it is in the package: its script would fetch that for CUDA.
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-        unfinished.mkdir(parents=True)
-        ran = subprocess.run(
-            [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", unfinished, PACKAGE],
-            env=os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
-        )
-        if ran.returncode:
-            pytest.skip(f"npm cannot install {PACKAGE}: {ran.stderr.strip()[-300:]}")
-        try:
-            unfinished.rename(folder)
-        except OSError:  # another process was first
-            shutil.rmtree(unfinished)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
     """A text.onnx of random weights for each task."""
@@ -107,12 +66,12 @@ def files(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def in_node(node_modules, files):
+def in_node(program, node_modules, files):
     """Node's answers to every batch by every file, of one process."""
     batches = BATCHES | {name: given for name, (given, _) in CHANGED.items()}
     models = {task: str(path) for task, path in files.items()}
     ran = subprocess.run(
-        [_program("node"), Path(__file__).with_name("node_text.mjs"), node_modules],
+        [program("node"), Path(__file__).with_name("node_text.mjs"), node_modules],
         input=json.dumps({"models": models, "batches": batches}),  # in ASCII, so lone surrogates get there
         env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"},
         capture_output=True,

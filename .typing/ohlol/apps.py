@@ -1,0 +1,1 @@
+../../ohlol/apps.py
