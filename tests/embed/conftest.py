@@ -157,6 +157,8 @@ def assert_same(host: dict[str, Any], python: dict[str, Any]) -> None:
                 host[key], expected = [host[key][label] for label in expected], list(expected.values())
             found, expected = np.array(host[key], dtype=np.float64), np.array(expected)
             assert found.size == expected.size, key
+            if not found.size:  # of an empty text
+                continue
             assert (np.abs(found.reshape(expected.shape) - expected) <= allowed(expected)).all(), key
         else:
             assert host[key] == expected, key
