@@ -11,8 +11,8 @@ from typing import Any
 
 from ohlol.artifacts.bundle import Layout as BundleLayout
 from ohlol.artifacts.bundle import open_named
-from ohlol.artifacts.describe import parameters, printable, weight_shapes
-from ohlol.artifacts.errors import BundleError, CheckpointError
+from ohlol.artifacts.describe import parameters, weight_shapes
+from ohlol.artifacts.errors import BundleError, CheckpointError, printable
 from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.run import LOWER_IS_BETTER, Layout, checkpoint, is_run, require
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ohlol.artifacts.contract import Kind
-from ohlol.artifacts.errors import BundleError, CheckpointError
+from ohlol.artifacts.errors import BundleError, CheckpointError, printable
 from ohlol.artifacts.manifest import Entry, Manifest
 from ohlol.artifacts.onnx_file import summary
 from ohlol.artifacts.run import Layout, Vocabulary, checkpoint, require
@@ -109,11 +109,6 @@ def table(facts: Facts) -> str:
     shown = [(printable(name), printable(value)) for name, value in facts]
     width = max(len(name) for name, _ in shown)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in shown)
-
-
-def printable(text: str) -> str:
-    """`text` with escapes for what has no glyph: a stranger's file shall not steer a terminal."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def _network(network: dict[str, Any]) -> str:

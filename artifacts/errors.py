@@ -38,3 +38,8 @@ class AdoptError(OhlolError):
 
 class InputError(OhlolError):
     """A text to predict cannot be read."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with escapes for what has no glyph, but for `keep`: what a stranger's file says shall not steer a terminal."""
+    return "".join(c if c.isprintable() or c in keep else f"\\u{ord(c):04x}" for c in text)

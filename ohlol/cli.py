@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import ohlol
-from ohlol.artifacts.errors import OhlolError
+from ohlol.artifacts.errors import OhlolError, printable
 
 # What no command of serving needs, and the extra that brings it.
 TRAIN = ("torch", "onnx", "safetensors", "pydantic", "rich", "tomli_w", "filelock", "matplotlib", "jinja2")
@@ -56,7 +56,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except OhlolError as error:
-            raise click.ClickException(printable(error)) from error
+            raise click.ClickException(printable(str(error), "\n\t")) from error
         except ModuleNotFoundError as error:
             extra = EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
@@ -69,12 +69,7 @@ class Commands(click.Group):
             ctx.exit(1)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(printable(f"{where}{error.strerror or error}")) from error
-
-
-def printable(error: object) -> str:
-    """Its message, with escapes for what has no glyph: what a stranger's file says shall not steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in str(error))
+            raise click.ClickException(printable(f"{where}{error.strerror or error}", "\n\t")) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
