@@ -451,6 +451,7 @@ async function runtime(given) {
 // ---- Text ----
 
 const OFTEN = "\0-\u02ff\u3400-\u9fff\uac00-\ud7a3"; // none of these joins what is before it
+const ENDS = /[\p{Cc}\p{Zl}\p{Zp}\p{Zs}]/u; // spaces, line ends, controls: nothing that follows joins them
 const BEGINS = new RegExp(`^[${OFTEN}]`);
 const LONG_RUN = new RegExp(`[^${OFTEN}]{${MOST_JOINED}}`, "u");
 
@@ -476,26 +477,27 @@ function normalised(text, form, offset = 0) {
 
 /** `text`, cut where both parts can be normalised apart. */
 function* piecesOf(text, form) {
-  let [start, at, count] = [0, 0, 0];
+  let [start, at, count, open] = [0, 0, 0, false];
   for (const character of text) {
-    if (at > start && begins(character)) {
+    if (at > start && (!open || begins(character))) {
       yield text.slice(start, at);
       [start, count] = [at, 0];
     }
     at += character.length;
-    if (++count > MOST_JOINED) throw tooManyJoined(count, form);
+    open = !ENDS.test(character);
+    if (++count > MOST_JOINED) throw tooManyJoined(form);
   }
   yield text.slice(start);
 }
 
 /** How many UTF-16 units of `text` no later piece can change. */
 function ready(text, form) {
-  if (form === "none") return /[\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length; // half of a pair
-  let at = text.length;
-  const characters = Array.from(text.slice(-2 * MOST_JOINED - 2)).reverse();
-  for (const [count, character] of characters.entries()) {
-    if (count > MOST_JOINED) throw tooManyJoined(count, form);
-    if (/[\p{Cc}\p{Zl}\p{Zp}\p{Zs}]/u.test(character)) return at; // nothing that follows joins it
+  let at = /[\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length; // half of a pair may become anything
+  if (form === "none") return at;
+  const characters = Array.from(text.slice(Math.max(0, at - 2 * MOST_JOINED - 2), at)).reverse();
+  for (const [after, character] of characters.entries()) {
+    if (ENDS.test(character)) return at;
+    if (after === MOST_JOINED) throw tooManyJoined(form);
     at -= character.length;
     if (begins(character)) return at;
   }
@@ -512,7 +514,7 @@ function begins(character) {
   return !/[\p{M}\u1160-\u11ff\u{16d63}-\u{16d6a}]/u.test(first);
 }
 
-function tooManyJoined(count, form) {
+function tooManyJoined(form) {
   return new RangeError(
     `more than ${MOST_JOINED} combining characters in a row, which ${form} would have to sort; is it text?`,
   );
@@ -662,13 +664,14 @@ function placeOf(source) {
 async function readFrom(place, file) {
   const again = "expected a bundle made by `ohlol export`, or an .onnx file of one";
   if (place.disk) {
-    const { readFile, realpath } = process.getBuiltinModule("node:fs/promises"); // no import: bundlers would look for it
+    const { readFile, realpath, stat } = process.getBuiltinModule("node:fs/promises"); // no import: bundlers would look for it
     try {
       if (!place.single) {
         const [real, root] = [await realpath(file), (await realpath(place.at(""))).replace(/[\\/]$/, "")];
         if (!real.startsWith(root) || !/[\\/]/.test(real[root.length]))
           throw new Error("a link that leaves the bundle; refused");
       }
+      if (!(await stat(file)).isFile()) throw new Error("it is not a file");
       return await readFile(file);
     } catch (error) {
       return fail(String(file), `cannot be read (${lineOf(error)}); ${again}`);
@@ -1026,7 +1029,7 @@ function kindOf(value) {
 }
 
 function show(value) {
-  const shown = typeof value === "function" ? "a function" : (JSON.stringify(value) ?? String(value));
+  const shown = (typeof value === "number" ? undefined : JSON.stringify(value)) ?? String(value);
   return shown.length > 60 ? `${shown.slice(0, 60)}…` : shown;
 }
 
