@@ -15,7 +15,18 @@ export async function answers(load, work, at) {
   found.refusals = await refusals(load, at);
   found.order = await order(load, at);
   found.sources = await sources(load, at);
+  found.wrong = await (await load(at("broken/wrong"))).verify();
+  found.long = await long(load, at);
   return found;
+}
+
+/** Texts of more than a call takes. */
+async function long(load, at) {
+  const text = "hello, new world. ".repeat(1200);
+  const labels = (await (await load(at("tag-gru"))).tag(text)).labels.map(({ label }) => label);
+  const { label } = await (await load(at("classify-lstm"))).classify(text);
+  const { natsPerCharacter } = await (await load(at("lm-rnn"))).score(text);
+  return { "tag-gru": labels, "classify-lstm": { label }, "lm-rnn": { natsPerCharacter } };
 }
 
 /** Which version of Unicode this host normalises by, as far as the strings of the test can tell. */
@@ -268,6 +279,17 @@ async function sources(load, at) {
     inside: await answer(Uint8Array.from([1, 2, ...files["model.onnx"], 3]).subarray(2, -1)),
     files: await answer(files),
     data: await answer(`data:application/octet-stream;base64,${btoa(String.fromCharCode(...files["model.onnx"]))}`),
+    unchecked: await withoutDigests(() => answer(at("tag-gru"))), // a page that came by plain http
     stream: streamed.labels.length,
   };
+}
+
+async function withoutDigests(call) {
+  const kept = Object.getOwnPropertyDescriptor(globalThis, "crypto");
+  Object.defineProperty(globalThis, "crypto", { value: {}, configurable: true });
+  try {
+    return await call();
+  } finally {
+    Object.defineProperty(globalThis, "crypto", kept);
+  }
 }

@@ -14,17 +14,22 @@ import subprocess
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
 
 import ohlol
-from ohlol.artifacts.bundle import Layout
+from ohlol.artifacts.bundle import Layout, shipped
 from ohlol.artifacts.files import sha256
 from ohlol.artifacts.onnx_file import digest
+from ohlol.cli import main
 from ohlol.serve.generate import Sampling, _made, _until
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+FILES = (Layout.onnx, Layout.stream)
 HOSTS = ("node", "chromium")
 NEWER = "Kirat Rai"  # letters that join since Unicode 16; a host and Python may know different versions
 NUMBERS = [random.Random(5).random() for _ in range(200)]
@@ -84,6 +89,11 @@ def served(bundles, shared_folder):
     return shared_folder("served", make)
 
 
+def sign(model: onnx.ModelProto) -> None:
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "ohlol.sha256")
+    entry.value = json.dumps(digest(model.SerializeToString()))
+
+
 def make_broken(bundle: Path, folder: Path) -> None:
     def change(name, onnx_bytes=None, manifest=None, relist=True):
         """A copy of the bundle with another model.onnx and another text of the manifest."""
@@ -123,10 +133,15 @@ def make_broken(bundle: Path, folder: Path) -> None:
     weight = outside.graph.initializer[-1]
     weight.data_location = onnx.TensorProto.EXTERNAL
     weight.external_data.add(key="location", value="/etc/hostname")
-    {e.key: e for e in outside.metadata_props}["ohlol.sha256"].value = json.dumps(
-        digest(outside.SerializeToString())
-    )
+    sign(outside)
     change("outside", outside.SerializeToString())
+    wrong = onnx.load_from_string(whole)
+    weight = [
+        w for w in wrong.graph.initializer if w.data_type == onnx.TensorProto.FLOAT and sum(w.dims) > 2
+    ][-1]
+    weight.raw_data = (numpy_helper.to_array(weight) + np.float32(0.01)).tobytes()
+    sign(wrong)
+    change("wrong", wrong.SerializeToString())
     change("link")
     (folder / "link" / Layout.onnx).unlink()
     (folder / "link" / Layout.onnx).symlink_to(bundle / Layout.onnx)
@@ -254,6 +269,31 @@ def test_the_proof_holds_there(found, bundles):
         assert all(0 < row["maxError"] < 1e-4 and row["labels"] for row in proof["rows"])
 
 
+def test_wrong_weights_do_not_pass(found):
+    """A file whose digests are all right but whose numbers are not: the proof says so, for that file alone."""
+    proof = found["wrong"]
+    assert proof["passed"] is False
+    by_file = {file: {row["ok"] for row in proof["rows"] if row["file"] == file} for file in FILES}
+    assert by_file == {Layout.onnx: {False}, Layout.stream: {True}}
+    assert max(row["maxError"] for row in proof["rows"]) > 1e-3
+
+
+def test_a_long_text(found, bundles):
+    """More than one call's: read in pieces by stream.onnx, as Python does; the same labels and scores."""
+    text = "hello, new world. " * 1200
+    for name, told in found["long"].items():
+        expected = ohlol.load(bundles[name])(text)
+        if name.startswith("tag"):
+            assert len(told) == len(text)
+            differ = sum(a != b for a, b in zip(told, expected.labels, strict=True))
+            assert differ <= 2  # ties
+        elif name.startswith("classify"):
+            assert told["label"] == expected.label
+        else:
+            assert told["natsPerCharacter"] == pytest.approx(expected.nats_per_character, abs=1e-5)
+    assert found["long"].keys() == {"tag-gru", "classify-lstm", "lm-rnn"}
+
+
 def test_made_text_is_that_of_python(found, bundles):
     """The same numbers drawn, the same text: temperature, topK, topP and stop in the order of docs/streams.md."""
 
@@ -346,7 +386,7 @@ REFUSALS = {
     "future, a single file": ("Error", "model.onnx: contract_version is 2, expected 1"),
     "flipped, a single file": (
         "Error",
-        "model.onnx: damaged or changed: the sha256 of its graph and weights",
+        "model.onnx: damaged or changed: the sha256 of its graph is .{12}…, its metadata says",
     ),
     "foreign, a single file": ("Error", "model.onnx: an ONNX file that ohlol did not export"),
     "cut, a single file": ("Error", "model.onnx: not an ONNX file of ohlol, or damaged"),
@@ -365,7 +405,7 @@ def test_what_cannot_be_is_refused_in_one_line(found):
         assert kind == refusals[name][0], (name, refusals[name])
         assert re.search(message, refusals[name][1]), (name, refusals[name][1])
         assert "\n" not in refusals[name][1]
-    for name, message in (("link", "a link that leaves the bundle; refused"), ("pipe", "it is not a file")):
+    for name, message in (("link", "a link that leaves the bundle"), ("pipe", "it is not a file")):
         if on_disk:
             assert message in on_disk[name][1]
 
@@ -385,3 +425,95 @@ def test_every_way_to_load_a_bundle(found):
     assert sources.pop("stream") == len("hello ")
     (answer,) = set(sources.values())
     assert len(answer.split("|")) == len("hello")
+
+
+# What the page of the docs says, and the folder as a package.
+
+PAGE = ROOT / "docs" / "javascript.md"
+EXAMPLES = re.compile(r"^```js\n(.*?)^```$\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def app(node_modules, golden, tmp_path):
+    """An app's folder: the module as `ohlol embed js` leaves it, the runtime, and the bundles of the page."""
+    copied = CliRunner().invoke(main, ["embed", "js", "-o", str(tmp_path / "node_modules" / "ohlol")])
+    assert copied.exit_code == 0
+    for package in ("onnxruntime-node", "onnxruntime-web", "onnxruntime-common"):
+        (tmp_path / "node_modules" / package).symlink_to(node_modules / "node_modules" / package)
+    (tmp_path / "hello").symlink_to(shipped())
+    (tmp_path / "lm").symlink_to(golden / "files")
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_examples_of_the_page(number, app, program):
+    """Each is run as it stands, by the package's name, with the runtime that the module imports itself."""
+    examples = EXAMPLES.findall(PAGE.read_text("utf-8"))
+    assert len(examples) == 3
+    code, shown = examples[number]
+    (app / "example.mjs").write_text(
+        code + "if (process.env.ORT_DISABLE_TELEMETRY !== '1') throw 'telemetry';\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    ran = subprocess.run(
+        [program("node"), "example.mjs"],
+        cwd=app,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    pattern = re.escape(shown).replace("…", ".")
+    assert re.fullmatch(pattern, ran.stdout), ran.stdout
+
+
+def test_the_package_is_that_of_this_version():
+    package = json.loads((ROOT / "embed" / "js" / "package.json").read_text("utf-8"))
+    assert package["version"] == ohlol.__version__
+    files = {package["types"], *package["exports"]["."].values()}
+    assert all((ROOT / "embed" / "js" / file).is_file() for file in files)
+
+
+USE = """
+import * as ort from "onnxruntime-node";
+import { load, type Classified, type Model, type Proof, type Span, type Tagged } from "ohlol";
+
+const model: Model = await load(new URL("file:///hello"), { ort, session: { intraOpNumThreads: 2 } });
+const one: Tagged = await model.tag("h");
+const many: Tagged[] = await model.tag(["h", "e"] as const);
+const label: string | null = (await model.classify("h")).label;
+const stream = await model.stream<Tagged>();
+const words: string[] = ((await stream.feed("h")).words ?? []).map((word) => word.text);
+const proof: Proof = await model.verify();
+for await (const character of model.generate("h", { topK: 3, stop: ["."], random: () => 0.5 })) character.codePointAt(0);
+const span: Span = one.labels[0]!;
+await load({ "manifest.json": new Uint8Array(), "model.onnx": new Uint8Array() });
+// @ts-expect-error: a number is no text
+await model.tag(3);
+// @ts-expect-error: of no task
+await model.translate("h");
+// @ts-expect-error: one text has one answer
+const wrong: Classified[] = await model.classify("h");
+export { label, many, proof, span, words, wrong };
+"""
+
+
+def test_the_types_are_those_that_an_app_needs(app, node_modules, program):
+    """TypeScript, at its strictest, takes a use of everything and refuses what is wrong; both runtimes fit."""
+    compiler = node_modules / "node_modules" / "typescript" / "bin" / "tsc"
+    if not compiler.is_file():
+        pytest.skip(
+            "typescript is not in the folder that OHLOL_NODE names; empty it to have all packages installed"
+        )
+    for runtime in ("onnxruntime-node", "onnxruntime-web"):
+        (app / f"{runtime}.mts").write_text(USE.replace("onnxruntime-node", runtime))
+    options = "--strict --noUncheckedIndexedAccess --exactOptionalPropertyTypes --noEmit --module nodenext --target es2022"
+    ran = subprocess.run(
+        [program("node"), compiler, *options.split(), "onnxruntime-node.mts", "onnxruntime-web.mts"],
+        cwd=app,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
