@@ -305,8 +305,7 @@ class Engine {
       fail(where, `ONNX Runtime cannot open it (${lineOf(error)}); ${hint}`);
     });
     const [takes, expected] = [[...session.inputNames].sort().join(" and "), INPUTS[name].join(" and ")];
-    if (takes !== expected)
-      fail(where, `takes ${takes}, expected ${expected}; load the bundle, or the ${MODEL} in it`);
+    if (takes !== expected) fail(where, `takes ${takes}, expected ${expected}; load the bundle, or the ${MODEL} in it`);
     return session;
   }
 
@@ -326,7 +325,10 @@ class Engine {
     for (const output of asks) {
       const size = sizes[output] ?? rows * this.places(time) * this.width(output);
       if (found[output].data.length !== size)
-        fail(this.files.where(name), `\`${output}\` is (${found[output].dims}), not as in the contract; export it again`);
+        fail(
+          this.files.where(name),
+          `\`${output}\` is (${found[output].dims}), not as in the contract; export it again`,
+        );
     }
     return Object.fromEntries(asks.map((output) => [output, found[output].data]));
   }
@@ -490,7 +492,9 @@ function begins(character) {
 }
 
 function tooManyJoined(form) {
-  return new RangeError(`more than ${MOST_JOINED} combining characters in a row, to be brought to ${form}; is it text?`);
+  return new RangeError(
+    `more than ${MOST_JOINED} combining characters in a row, to be brought to ${form}; is it text?`,
+  );
 }
 
 /** The code points (T,) int32; a lone surrogate is one, and unknown to every model. */
@@ -541,7 +545,8 @@ async function* made(engine, prompt, { random, ...rules }) {
     }
     const p = drawnBy(logits, rules);
     const number = random();
-    if (!(number >= 0 && number < 1)) throw new RangeError(`random() gave ${show(number)}, expected a number in [0, 1)`);
+    if (!(number >= 0 && number < 1))
+      throw new RangeError(`random() gave ${show(number)}, expected a number in [0, 1)`);
     const drawn = number * p.reduce((sum, x) => sum + x, 0);
     let sum = 0;
     const id = p.findIndex((x) => (sum += x) > drawn);
@@ -560,7 +565,9 @@ function drawnBy(logits, { temperature, topK, topP }) {
   const p = shares(exact.map((logit) => Math.exp((logit - likeliest) / temperature)));
   if (topK === Infinity && topP === 1) return p;
   // By the logits, not by p: a high temperature makes equals of them. Of equals, those of lower ids come first.
-  const order = Array.from(exact.keys()).sort((a, b) => exact[b] - exact[a] || a - b).slice(0, topK); // prettier-ignore
+  const order = Array.from(exact.keys())
+    .sort((a, b) => exact[b] - exact[a] || a - b)
+    .slice(0, topK);
   const all = order.reduce((sum, id) => sum + p[id], 0);
   const kept = new Float64Array(p.length);
   for (let k = 0, sum = 0; k < order.length && (k === 0 || sum / all < topP); k++) {
@@ -620,7 +627,11 @@ function placeOf(source) {
   if (NODE && typeof source === "string" && !/^(https?|file|data|blob):/i.test(source)) {
     const single = source.endsWith(".onnx");
     const folder = source.replace(/[\\/]+$/, "");
-    return { single, at: (name) => (single ? source : `${folder}/${name}`), read: (file) => readDisk(file, !single && source) };
+    return {
+      single,
+      at: (name) => (single ? source : `${folder}/${name}`),
+      read: (file) => readDisk(file, !single && source),
+    };
   }
   const url = new URL(source, globalThis.document?.baseURI ?? globalThis.location?.href);
   const single = /^(data|blob):$/.test(url.protocol) || url.pathname.endsWith(".onnx");
@@ -635,7 +646,8 @@ function placeOf(source) {
 const AGAIN = "expected a bundle made by `ohlol export`, or an .onnx file of one";
 
 async function readDisk(file, folder) {
-  const { readFile, realpath, stat } = process.getBuiltinModule("node:fs/promises"); // bundlers would follow an import
+  const { readFile, realpath, stat } = process.getBuiltinModule?.("node:fs/promises") ?? {}; // bundlers follow an import
+  if (!readFile) fail(String(file), `cannot be read by Node ${process.version}, expected 20.16 or later`);
   try {
     if (folder) {
       const [real, root] = [await realpath(file), (await realpath(folder)).replace(/[\\/]$/, "")];
@@ -667,7 +679,10 @@ function checkedFiles(files, manifest) {
       fail(where, `damaged or changed: it has ${bytes.length} bytes, the manifest says ${entry.bytes}; ${again}`);
     const found = await sha256(bytes);
     if (found !== undefined && found !== entry.sha256)
-      fail(where, `damaged or changed: its sha256 is ${short(found)}, the manifest says ${short(entry.sha256)}; ${again}`);
+      fail(
+        where,
+        `damaged or changed: its sha256 is ${short(found)}, the manifest says ${short(entry.sha256)}; ${again}`,
+      );
     return bytes;
   };
   return { ...files, has, read };
@@ -723,15 +738,22 @@ async function factsOf(bytes, where, others, name = MODEL) {
   const said = texts.get("ohlol.sha256")?.replaceAll('"', "");
   const found = said === undefined ? undefined : await sha256(joined(Uint8Array, rest));
   if (found !== undefined && found !== said)
-    fail(where, `damaged or changed: the sha256 of its graph is ${short(found)}, its metadata says ${short(said)}; copy it again`);
+    fail(
+      where,
+      `damaged or changed: the sha256 of its graph is ${short(found)}, its metadata says ${short(said)}; copy it again`,
+    );
   const ours = [...texts].filter(([key]) => key.startsWith("ohlol."));
-  if (!ours.length) fail(where, "an ONNX file that ohlol did not export (its metadata names no alphabet); use `ohlol export`");
+  if (!ours.length)
+    fail(where, "an ONNX file that ohlol did not export (its metadata names no alphabet); use `ohlol export`");
   const json = ours.map(([key, value]) => `${JSON.stringify(key.slice("ohlol.".length))}:${value}`);
   const facts = readFacts(() => `{${json.join(",")}}`, where);
   const own = name === MODEL ? ["sha256"] : ["sha256", "inputs", "outputs"];
   for (const [key, value] of Object.entries(others ? facts[EXACT] : {}))
     if (!own.includes(key) && value !== others[EXACT][key])
-      fail(where, `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}; copy or export the bundle again`);
+      fail(
+        where,
+        `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}; copy or export the bundle again`,
+      );
   return facts;
 }
 
@@ -768,9 +790,14 @@ function readFacts(read, where) {
   need("labels", (task === "lm") === !labels.length, task === "lm" ? "none, for lm" : "one at least");
   const marks = task === "tag" && [...labels].sort().join() === "B,I,O,S";
   need("label_scheme", scheme === null || (scheme === "words" && marks), 'null, or "words" with the labels B, I, O, S');
-  need("network", isObject(network) && ["rnn", "gru", "lstm"].includes(network.cell), "an object whose cell is rnn, gru or lstm");
-  for (const key of ["num_layers", "hidden_size"]) need(`network.${key}`, inRange(network[key]), "1 to 1048576", network[key]);
-  return Object.assign(facts, { [EXACT]: exact });
+  need(
+    "network",
+    isObject(network) && ["rnn", "gru", "lstm"].includes(network.cell),
+    "an object whose cell is rnn, gru or lstm",
+  );
+  for (const key of ["num_layers", "hidden_size"])
+    need(`network.${key}`, inRange(network[key]), "1 to 1048576", network[key]);
+  return Object.defineProperty(facts, EXACT, { value: exact });
 }
 
 /** The value of a JSON text that no two readers can take for two things, and each part of it as in `EXACT`. */
@@ -812,7 +839,8 @@ function* fieldsOf(bytes) {
     else {
       if (wire === 2) [size, at] = varintAt(bytes, at);
       else size = { 1: 8, 5: 4 }[wire];
-      if (!(at + size <= bytes.length)) throw new Error(`field ${number} at byte ${start} is cut off or of no known kind`);
+      if (!(at + size <= bytes.length))
+        throw new Error(`field ${number} at byte ${start} is cut off or of no known kind`);
       content = bytes.subarray(at, (at += size));
     }
     yield { number, content, whole: bytes.subarray(start, at) };
@@ -857,7 +885,8 @@ function tensorOf(bytes) {
   const tensor = { name: "", dims: [], type: 0, raw: new Uint8Array() };
   for (const { number, content } of fieldsOf(bytes)) {
     if (number === 1 && !isBytes(content)) tensor.dims.push(content);
-    else if (number === 1) for (let at = 0, size; at < content.length; tensor.dims.push(size)) [size, at] = varintAt(content, at);
+    else if (number === 1)
+      for (let at = 0, size; at < content.length; tensor.dims.push(size)) [size, at] = varintAt(content, at);
     else if (number === 2) tensor.type = content;
     else if (number === 8) tensor.name = utf8(content);
     else if (number === 9) tensor.raw = content;
@@ -882,7 +911,8 @@ async function proof(engine) {
       found[STREAM] = [];
       for (const points of texts) found[STREAM].push(await inPieces(engine, points));
     }
-    for (const [file, answers] of Object.entries(found)) rows.push({ file, case: name, ...compared(engine, answers, expected) });
+    for (const [file, answers] of Object.entries(found))
+      rows.push({ file, case: name, ...compared(engine, answers, expected) });
   }
   if (!rows.length) fail(files.where(MANIFEST), "the bundle holds no test data to verify it by; export it again");
   return { passed: rows.every(({ ok }) => ok), rows };
@@ -907,13 +937,16 @@ async function testData(engine, folder) {
   const { codepoints, lengths } = await read("input", INPUTS[MODEL]);
   const outputs = await read("output", engine.outputs);
   const [B, T] = codepoints?.dims ?? [];
-  let right = B >= 1 && T >= 1 && lengths?.data.length === B && lengths.data.every((length) => length >= 1 && length <= T);
+  let right =
+    B >= 1 && T >= 1 && lengths?.data.length === B && lengths.data.every((length) => length >= 1 && length <= T);
   const numbers = {};
   for (const name of engine.outputs) {
     numbers[name] = outputs[name]?.data ?? [];
-    right &&= numbers[name].length === B * engine.places(T) * engine.width(name) && numbers[name].every(Number.isFinite);
+    right &&=
+      numbers[name].length === B * engine.places(T) * engine.width(name) && numbers[name].every(Number.isFinite);
   }
-  if (!right) fail(engine.files.where(folder), "its names, shapes or numbers are not those of the contract; export it again");
+  if (!right)
+    fail(engine.files.where(folder), "its names, shapes or numbers are not those of the contract; export it again");
   const texts = Array.from(lengths.data, (length, k) => codepoints.data.slice(k * T, k * T + length));
   return [texts, texts.map((points, k) => engine.cut(numbers, k, points.length, T))];
 }
@@ -927,7 +960,11 @@ async function inPieces(engine, points) {
     pieces.push(outputs);
     state = after;
   }
-  const whole = (name) => joined(name === "label_ids" ? Int32Array : Float32Array, pieces.map((piece) => piece[name])); // prettier-ignore
+  const whole = (name) =>
+    joined(
+      name === "label_ids" ? Int32Array : Float32Array,
+      pieces.map((piece) => piece[name]),
+    );
   return Object.fromEntries(engine.outputs.map((name) => [name, whole(name)]));
 }
 
@@ -1014,7 +1051,9 @@ function short(digest) {
 }
 
 function lineOf(error) {
-  return String(error?.message ?? error).split("\n")[0].slice(0, 200);
+  return String(error?.message ?? error)
+    .split("\n")[0]
+    .slice(0, 200);
 }
 
 function fail(where, what) {

@@ -45,7 +45,9 @@ function plain(task, answer) {
     return found;
   }
   if (task === "classify") {
-    const probabilities = Object.fromEntries(answer.probabilities.map(({ label, probability }) => [label, probability]));
+    const probabilities = Object.fromEntries(
+      answer.probabilities.map(({ label, probability }) => [label, probability]),
+    );
     return { text: answer.text, label: answer.label, probabilities };
   }
   return { text: answer.text, next: answer.next, probability: answer.probability, nats: answer.natsPerCharacter };
@@ -93,7 +95,8 @@ async function generated(model, { samplings, numbers }) {
   for (const [name, { prompt, ...sampling }] of Object.entries(samplings)) {
     const left = [...numbers];
     let text = "";
-    for await (const character of model.generate(prompt, { random: () => left.shift(), ...sampling })) text += character;
+    for await (const character of model.generate(prompt, { random: () => left.shift(), ...sampling }))
+      text += character;
     found[name] = text;
   }
   const characters = [];
@@ -110,7 +113,8 @@ async function mapping(load, { seed, drawn }, at) {
   const odd = [];
   for (let point = 0; point <= 0x10ffff; point++) {
     const character = String.fromCodePoint(point);
-    if (/[\p{M}\p{Cs}]/u.test(character) || FORMS.some((form) => character.normalize(form) !== character)) odd.push(character);
+    if (/[\p{M}\p{Cs}]/u.test(character) || FORMS.some((form) => character.normalize(form) !== character))
+      odd.push(character);
   }
   const random = mulberry(seed);
   const pick = (list) => list[Math.floor(random() * list.length)];
@@ -127,18 +131,26 @@ async function mapping(load, { seed, drawn }, at) {
     const normal = (text) => (form === "none" ? text : text.normalize(form));
     // Every character that a form changes or that joins: alone, taken apart, and between letters and marks.
     for (const character of odd)
-      for (const text of [character, character.normalize("NFKD"), `e${character}\u0301\u0323${character}`, `\u1100${character}\u11a8`])
+      for (const text of [
+        character,
+        character.normalize("NFKD"),
+        `e${character}\u0301\u0323${character}`,
+        `\u1100${character}\u11a8`,
+      ])
         if (model.normalise(text) !== normal(text)) wrong.push([form, text]);
     const all = await model.tag(texts);
     all.forEach(({ text, labels }, k) => {
       const given = texts[k];
       let right = text === normal(given) && labels.map(({ character }) => character).join("") === text;
-      for (let t = 0, end = 0; t < labels.length; ) {
+      for (let t = 0, end = 0; t < labels.length;) {
         // Those of one place: what stands there, normalised.
         const { start, end: stop } = labels[t];
         let after = t;
         while (after < labels.length && labels[after].start === start) after++;
-        const characters = labels.slice(t, after).map(({ character }) => character).join("");
+        const characters = labels
+          .slice(t, after)
+          .map(({ character }) => character)
+          .join("");
         right &&= start === end && stop > start && normal(given.slice(start, stop)) === characters;
         right &&= labels.slice(t, after).every((label) => label.end === stop);
         [t, end] = [after, stop];
@@ -174,8 +186,8 @@ async function refusals(load, at) {
   const marks = "\u0301\u0323".repeat(2048);
   const cases = {
     "an empty array": () => tagger.tag([]),
-    "null": () => tagger.tag(null),
-    "nothing": () => tagger.tag(),
+    null: () => tagger.tag(null),
+    nothing: () => tagger.tag(),
     "a number": () => tagger.tag(3),
     "a number in an array": () => tagger.tag(["h", 3]),
     "a hole in an array": () => tagger.tag(["h", , "h"]),
@@ -216,7 +228,19 @@ async function refusals(load, at) {
     "bytes of nothing": () => load(new Uint8Array()),
     "bytes of text": () => load(new TextEncoder().encode("<!doctype html>")),
   };
-  for (const name of ["future", "format", "cut", "flipped", "swapped", "foreign", "twice", "lone", "outside", "facts", "leaves"])
+  for (const name of [
+    "future",
+    "format",
+    "cut",
+    "flipped",
+    "swapped",
+    "foreign",
+    "twice",
+    "lone",
+    "outside",
+    "facts",
+    "leaves",
+  ])
     cases[name] = () => load(at(`broken/${name}`));
   for (const name of ["future", "flipped", "foreign", "cut", "outside"])
     cases[`${name}, a single file`] = () => load(`${at(`broken/${name}`)}/model.onnx`);
@@ -231,7 +255,10 @@ async function refusals(load, at) {
     }
   }
   const fine = `e${marks.slice(1)}`; // as many as may be
-  found.most = [(await tagger.tag(fine)).text === fine.normalize("NFD"), (await tagger.tag("h".repeat(20_000))).labels.length];
+  found.most = [
+    (await tagger.tag(fine)).text === fine.normalize("NFD"),
+    (await tagger.tag("h".repeat(20_000))).labels.length,
+  ];
   found.longest = (await both.tag("h".repeat(65_536))).labels.length;
   return found;
 }
@@ -246,11 +273,21 @@ async function order(load, at) {
   const together = (await Promise.all([...parts, overlapping.finish()])).flatMap(labels);
   const failing = await model.stream();
   const first = labels(await failing.feed("hello "));
-  const outcomes = await Promise.allSettled([failing.feed("e" + "\u0301".repeat(5000)), failing.feed("lost"), failing.finish()]);
+  const outcomes = await Promise.allSettled([
+    failing.feed("e" + "\u0301".repeat(5000)),
+    failing.feed("lost"),
+    failing.finish(),
+  ]);
   const rest = [...labels(await failing.feed("world, hello")), ...labels(await failing.finish())];
   // Streams, batches and models side by side; the runtime takes one call at a time.
   const other = await load(at("lm-lstm"));
-  const side = await Promise.all([model.tag("hello"), other.score("hello"), model.tag(["hello", "h"]), other.score("hello"), (await model.stream()).feed("hello")]);
+  const side = await Promise.all([
+    model.tag("hello"),
+    other.score("hello"),
+    model.tag(["hello", "h"]),
+    other.score("hello"),
+    (await model.stream()).feed("hello"),
+  ]);
   return {
     whole,
     together,
@@ -266,7 +303,8 @@ async function sources(load, at) {
   const url = new URL(`${at("tag-gru")}/`, globalThis.location?.href ?? "file:///");
   const files = {};
   const { read } = globalThis.reading; // of the host
-  for (const name of ["manifest.json", "model.onnx", "stream.onnx"]) files[name] = await read(`${at("tag-gru")}/${name}`);
+  for (const name of ["manifest.json", "model.onnx", "stream.onnx"])
+    files[name] = await read(`${at("tag-gru")}/${name}`);
   const whole = await load(files);
   const streamed = await (await whole.stream()).feed("hello ");
   return {

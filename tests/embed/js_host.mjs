@@ -30,7 +30,12 @@ async function inChromium() {
     bundles,
     ort: join(modules, "node_modules/onnxruntime-web/dist"),
   };
-  const types = { ".mjs": "text/javascript", ".wasm": "application/wasm", ".html": "text/html", ".json": "application/json" };
+  const types = {
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".html": "text/html",
+    ".json": "application/json",
+  };
   const page = `<!doctype html><script type="importmap">
     {"imports": {"onnxruntime-web": "/ort/ort.wasm.min.mjs", "ohlol": "/ohlol/ohlol.mjs"}}</script>`;
   const server = createServer(async ({ url }, response) => {
