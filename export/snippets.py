@@ -22,13 +22,12 @@ ALONE = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}  # the
 class Language:
     """`escaped` writes a code point inside a literal; `template` names the file and the kind of the code block.
 
-    `binding` and `version` are the package that the program was written for, `checked` says how it was tried.
+    `binding` says which packages the program was written for, `checked` how it was tried (docs/languages.md).
     """
 
     name: str
     template: str
     binding: str
-    version: str
     checked: str
     escaped: Callable[[int], str]
     ascii: bool = False  # whether its compilers may take a source file for another encoding than UTF-8
@@ -50,15 +49,37 @@ def _java(point: int) -> str:
     return "".join(f"\\u{units[k]:02x}{units[k + 1]:02x}" for k in range(0, len(units), 2))
 
 
-RUN = "compiled and run by ohlol's tests, where the binding is there"
 LANGUAGES = (
-    Language("Python", "python", "onnxruntime", "1.32.0", "run by ohlol's tests", _short_or_long),
-    Language("Java", "java", "com.microsoft.onnxruntime:onnxruntime", "1.23.0", RUN, _java, ascii=True),
-    Language("C#", "csharp", "Microsoft.ML.OnnxRuntime", "1.24.0", RUN, _short_or_long),
-    Language("Go", "go", "github.com/yalue/onnxruntime_go", "1.35.0", RUN, _short_or_long),
-    Language("Rust", "rust", "ort", "2.0.0-rc.13", RUN, _in_braces),
-    Language("Swift", "swift", "onnxruntime-swift-package-manager", "1.24.2", "not run", _in_braces),
-)
+    Language("Python", "python", "`onnxruntime` 1.32.0", "run", _short_or_long),
+    Language(
+        "Java", "java", "`com.microsoft.onnxruntime:onnxruntime` 1.23.0",
+        "compiled by javac 17 and run with ONNX Runtime 1.32.0", _java, ascii=True,
+    ),
+    Language(
+        "C#", "csharp", "`Microsoft.ML.OnnxRuntime` 1.29.0",
+        "compiled and run by mono 6.8 with ONNX Runtime 1.32.0, the binding's sources set back to C# 7", _short_or_long,
+    ),
+    Language(
+        "Go", "go", "`github.com/yalue/onnxruntime_go` 1.35.0 (ONNX Runtime has none of its own) and `golang.org/x/text`",
+        "compiled by Go 1.19 and run with ONNX Runtime 1.32.0", _short_or_long,
+    ),
+    Language(
+        "Rust", "rust", "`ort` 2.0.0-rc.13 and `unicode-normalization` 0.1",
+        "compiled by rustc 1.95 and run with ONNX Runtime 1.32.0", _in_braces,
+    ),
+    Language(
+        "Swift", "swift", "`onnxruntime-swift-package-manager` 1.24.2",
+        "not run: written by the binding's headers", _in_braces,
+    ),
+    Language(
+        "JavaScript", "javascript", "`onnxruntime-node` or `onnxruntime-web` 1.30.0 and the module that `ohlol embed js` copies",
+        "run by Node", _short_or_long,
+    ),
+    Language(
+        "C++", "cpp", "ONNX Runtime's C++ API and the header that `ohlol embed cpp` copies, which says how to build",
+        "compiled by g++ 12 and run", _short_or_long,
+    ),
+)  # fmt: skip
 
 
 def program(manifest: Manifest, language: Language) -> str:
@@ -104,14 +125,23 @@ def literal(text: str, language: Language) -> str:
     escapes: what is invisible, joins with its neighbour, turns the line round or would be normalised.
     """
     plain = not language.ascii and unicodedata.is_normalized("NFC", text)
-    return '"' + "".join(ALONE.get(c) or (c if _stays(c, plain) else language.escaped(ord(c))) for c in text) + '"'
+    return (
+        '"'
+        + "".join(ALONE.get(c) or (c if _stays(c, plain) else language.escaped(ord(c))) for c in text)
+        + '"'
+    )
 
 
 def _stays(character: str, plain: bool) -> bool:
     if character.isascii():
         return character.isprintable()
     joins = unicodedata.category(character).startswith("M")
-    return plain and character.isprintable() and not joins and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
+    return (
+        plain
+        and character.isprintable()
+        and not joins
+        and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
+    )
 
 
 def _names(manifest: Manifest, language: Language) -> str | list[str] | None:
