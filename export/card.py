@@ -152,7 +152,11 @@ def _block(kind: str, code: str) -> str:
 
 def _code(text: str) -> str:
     """`text` as code inside a line; what cannot be printed is escaped, as Python does."""
+    if not text:
+        return "(the empty label)"
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    pad = " " if not shown or shown[0] == "`" or shown[-1] == "`" else ""
-    return f"{fence}{pad}{shown}{pad}{fence}" if shown else "(the empty label)"
+    pad = (
+        " " if shown.strip() and (shown[0] in "` " or shown[-1] in "` ") else ""
+    )  # Markdown takes one space away
+    return f"{fence}{pad}{shown}{pad}{fence}"

@@ -50,7 +50,7 @@ def _java(point: int) -> str:
 
 
 LANGUAGES = (
-    Language("Python", "python", "`onnxruntime` 1.32.0", "run", _short_or_long),
+    Language("Python", "python", "`onnxruntime` 1.32.0", "run by Python 3.11", _short_or_long),
     Language(
         "Java", "java", "`com.microsoft.onnxruntime:onnxruntime` 1.23.0",
         "compiled by javac 17 and run with ONNX Runtime 1.32.0", _java, ascii=True,
