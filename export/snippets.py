@@ -45,7 +45,7 @@ def _java(point: int) -> str:
     # Java reads \uXXXX before anything else: as such, a control character could end the line that it stands in.
     if point < 0x80:
         return f"\\{point:03o}"
-    units = chr(point).encode("utf-16-be")
+    units = chr(point).encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[k]:02x}{units[k + 1]:02x}" for k in range(0, len(units), 2))
 
 
