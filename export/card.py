@@ -42,8 +42,7 @@ def card(manifest: Manifest, proof: Proof, files: dict[str, Entry]) -> str:
         f"{DOES[manifest.task]} Task `{manifest.task}`; {network['input']}{size} → "
         f"{network['num_layers']} × {network['cell'].upper()} of {network['hidden_size']}, {ways} → "
         f"{'linear' if network['head'] == 'linear' else 'the hidden state is the answer'}.",
-        f"It knows {len(manifest.alphabet.characters)} characters; texts are normalised to "
-        f"{manifest.alphabet.normalisation} first. It answers with: {labels}"
+        f"It knows {len(manifest.alphabet.characters)} characters; texts are {_normalised(manifest)}. It answers with: {labels}"
         + (" …" if len(manifest.labels) > 40 else "")
         + ".",
         _metrics(manifest.metrics),
@@ -75,6 +74,11 @@ def card(manifest: Manifest, proof: Proof, files: dict[str, Entry]) -> str:
         ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _normalised(manifest: Manifest) -> str:
+    form = manifest.alphabet.normalisation
+    return "taken as they are" if form == "none" else f"normalised to {form} first"
 
 
 def _state(manifest: Manifest) -> str:

@@ -53,17 +53,14 @@ def manifest_of(
     return Manifest(task, Alphabet(characters, form), () if task == "lm" else labels, None, NETWORK)
 
 
-def fences(page: str) -> list[tuple[str, str]]:
-    """Kind and content of each block of code, as a Markdown parser reads the page."""
-    return [(token.info, token.content) for token in MarkdownIt().parse(page) if token.type == "fence"]
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("task", TASKS)
 def test_the_card_holds_a_program_for_each_language(task, form):
     """Whatever stands in labels and alphabet: each program is one block, and each fold opens and closes."""
     manifest = manifest_of(task, form)
-    tokens = MarkdownIt().parse(card(manifest, PROOF, {}))
+    page = card(manifest, PROOF, {})
+    assert ("taken as they are" if form == "none" else f"normalised to {form} first") in page
+    tokens = MarkdownIt().parse(page)
     (_, use), *found = [(token.info, token.content) for token in tokens if token.type == "fence"]
     assert "ohlol.load" in use
     assert [
