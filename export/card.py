@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ohlol.artifacts import contract
 from ohlol.artifacts.bundle import Layout
 from ohlol.artifacts.manifest import Entry, Manifest
 from ohlol.artifacts.parity import TOLERANCE, Proof
+from ohlol.export.snippets import LANGUAGES, fits, program
 
 DOES = {
     "tag": "Gives every character of a text a label.",
@@ -32,7 +34,7 @@ def card(manifest: Manifest, proof: Proof, files: dict[str, Entry]) -> str:
     network = manifest.network
     ways = "both ways" if network["bidirectional"] else "one way"
     size = f" of {network['embedding_size']}" if network["input"] == "embedding" else ""
-    labels = ", ".join(f"`{label}`" for label in manifest.labels[:40]) or "the characters of its alphabet"
+    labels = ", ".join(map(_code, manifest.labels[:40])) or "the characters of its alphabet"
     exact = [row for row in proof.rows if row.tolerance <= TOLERANCE]
     worst = max(row.max_absolute_error for row in exact)
     parts = [
@@ -40,8 +42,7 @@ def card(manifest: Manifest, proof: Proof, files: dict[str, Entry]) -> str:
         f"{DOES[manifest.task]} Task `{manifest.task}`; {network['input']}{size} → "
         f"{network['num_layers']} × {network['cell'].upper()} of {network['hidden_size']}, {ways} → "
         f"{'linear' if network['head'] == 'linear' else 'the hidden state is the answer'}.",
-        f"It knows {len(manifest.alphabet.characters)} characters; texts are normalised to "
-        f"{manifest.alphabet.normalisation} first. It answers with: {labels}"
+        f"It knows {len(manifest.alphabet.characters)} characters; texts are {_normalised(manifest)}. It answers with: {labels}"
         + (" …" if len(manifest.labels) > 40 else "")
         + ".",
         _metrics(manifest.metrics),
@@ -61,10 +62,23 @@ def card(manifest: Manifest, proof: Proof, files: dict[str, Entry]) -> str:
         "## Use",
         "With ohlol, which needs neither torch nor onnx:",
         '```python\nimport ohlol\n\nmodel = ohlol.load("path/to/this/folder")\nprint(model("a text"))\n```',
-        "With ONNX Runtime alone, in any language that can list a string's code points:",
-        _snippet(manifest),
+        "## In other languages",
+        _about_programs(manifest),
+        *(
+            _folded(
+                language.name,
+                f"For {language.binding}; {language.checked}.",
+                _block(language.template, program(manifest, language)),
+            )
+            for language in LANGUAGES
+        ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _normalised(manifest: Manifest) -> str:
+    form = manifest.alphabet.normalisation
+    return "taken as they are" if form == "none" else f"normalised to {form} first"
 
 
 def _state(manifest: Manifest) -> str:
@@ -106,17 +120,47 @@ def _contract(manifest: Manifest) -> str:
     return "\n".join([*head, *rows]) + note
 
 
-def _snippet(manifest: Manifest) -> str:
-    form = manifest.alphabet.normalisation
-    text = '"a text"' if form == "none" else f'unicodedata.normalize("{form}", "a text")'
-    output = contract.outputs(manifest.task)[-1].name
-    return f"""```python
-import unicodedata
-import numpy as np
-import onnxruntime
+PRINTS = {
+    "tag": "each character and its label",
+    "classify": "the label and its probability",
+    "lm": "the likeliest next character and its probability",
+}
 
-session = onnxruntime.InferenceSession("{Layout.onnx}")
-points = np.array([[ord(c) for c in {text}]], dtype=np.int32)  # (batch, time)
-lengths = np.array([points.shape[1]], dtype=np.int32)  # (batch,)
-({output},) = session.run(["{output}"], {{"codepoints": points, "lengths": lengths}})
-```"""
+
+def _about_programs(manifest: Manifest) -> str:
+    about = (
+        "With ONNX Runtime alone, in any language that can list a string's code points. Each program takes a text from "
+        f"its command line and prints {PRINTS[manifest.task]}; it looks for `{Layout.onnx}` where it runs. ONNX Runtime's "
+        "own builds may report home: set `ORT_DISABLE_TELEMETRY=1` in the environment if they should not."
+    )
+    if fits(manifest):
+        return about
+    what, first = (
+        ("characters", "2 is the first of `alphabet.characters`")
+        if manifest.task == "lm"
+        else ("labels", "0 is the first of `labels`")
+    )
+    return f"{about} The model's {what} are too many to stand here: programs print their numbers; {first} in `manifest.json`."
+
+
+def _folded(title: str, *parts: str) -> str:
+    """Parts that a click opens; Markdown wants empty lines around them."""
+    return "\n\n".join([f"<details>\n<summary>{title}</summary>", *parts, "</details>"])
+
+
+def _block(kind: str, code: str) -> str:
+    """A block of code, fenced by more backticks than stand anywhere in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}{kind}\n{code.rstrip()}\n{fence}"
+
+
+def _code(text: str) -> str:
+    """`text` as code inside a line; what cannot be printed is escaped, as Python does."""
+    if not text:
+        return "(the empty label)"
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = (
+        " " if shown.strip() and (shown[0] in "` " or shown[-1] in "` ") else ""
+    )  # Markdown takes one space away
+    return f"{fence}{pad}{shown}{pad}{fence}"
