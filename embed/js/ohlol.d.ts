@@ -68,15 +68,25 @@ export interface Sampling {
   random?: () => number;
 }
 
-/** One text that comes in pieces. It owns its state. */
-export interface Stream {
-  /** The answer for the next piece; what a later piece could still change is held back. Spans count from the beginning of the text. */
-  feed(piece: string): Promise<Tagged & Classified & Scored>;
+/**
+ * One text that comes in pieces. It owns its state. Calls may overlap: they are answered in the order in which they were
+ * made. Where one fails the stream is as it was before it, and what waits behind it fails with the same error.
+ */
+export interface Stream<Answer = Tagged | Classified | Scored> {
+  /**
+   * The answer for the next piece, of any size; what a later piece could still change is held back. Spans count from the
+   * beginning of the text. `classify` answers for the text so far, `lm` scores the piece, given all before it.
+   */
+  feed(piece: string): Promise<Answer>;
   /** The answer for what was held back. The stream cannot be used after it. */
-  finish(): Promise<Tagged & Classified & Scored>;
+  finish(): Promise<Answer>;
 }
 
-export interface Proof { passed: boolean; rows: { file: string; case: string; maxError: number; labels: boolean; ok: boolean }[] }
+/** `ok`: every number within the proof's tolerance and `labels`: every label equal, ties within it aside. */
+export interface Proof {
+  passed: boolean;
+  rows: { file: string; case: string; maxError: number; labels: boolean; ok: boolean }[];
+}
 
 export interface Model {
   readonly task: "tag" | "classify" | "lm";
@@ -84,28 +94,32 @@ export interface Model {
   readonly labels: readonly string[];
   /** The manifest's facts, as the .onnx file's metadata has them. */
   readonly facts: Record<string, any>;
+  /** Characters of the longest text: Infinity where stream.onnx reads it in pieces, else 65,536, or fewer of a model of many labels. */
+  readonly maxLength: number;
   /** Whether the model knows a character (of a normalised text). */
   knows(character: string): boolean;
   normalise(text: string): string;
-  /** Task `tag`. Several texts are one batch. An empty list throws. */
+  /** Task `tag`. Several texts are answered in batches. An empty array throws a RangeError, as does a text that is too long. */
   tag(text: string): Promise<Tagged>;
-  tag(texts: string[]): Promise<Tagged[]>;
+  tag(texts: readonly string[]): Promise<Tagged[]>;
   /** Task `classify`. */
   classify(text: string): Promise<Classified>;
-  classify(texts: string[]): Promise<Classified[]>;
+  classify(texts: readonly string[]): Promise<Classified[]>;
   /** Task `lm`. */
   score(text: string): Promise<Scored>;
-  score(texts: string[]): Promise<Scored[]>;
-  /** A new text in pieces; needs stream.onnx, which a network that reads both ways has not. */
-  stream(): Promise<Stream>;
-  /** Task `lm`: characters that may follow, as they are made. Needs stream.onnx. */
+  score(texts: readonly string[]): Promise<Scored[]>;
+  /** A new text in pieces, `model.stream<Tagged>()` say; needs stream.onnx, which a network that reads both ways has not. */
+  stream<Answer = Tagged | Classified | Scored>(): Promise<Stream<Answer>>;
+  /** Task `lm`: characters that may follow, as they are made. Needs stream.onnx. Wrong arguments throw at once. */
   generate(prompt?: string, sampling?: Sampling): AsyncGenerator<string, void, void>;
   /** The bundle's own test data, replayed here. Throws where the model was loaded from a single file. */
   verify(): Promise<Proof>;
+  /** Gives the runtime's memory back; the model cannot be used after it. */
+  release(): Promise<void>;
 }
 
 /**
  * Loads a bundle (its folder), or a single `model.onnx`, by path (Node) or URL, or from bytes.
  * Throws an Error that names the file where it is not one of ours, damaged, or of another contract version.
  */
-export function load(source: string | URL | Uint8Array | Files, options?: Options): Promise<Model>;
+export function load(source: string | URL | Uint8Array | ArrayBuffer | Files, options?: Options): Promise<Model>;
