@@ -65,14 +65,20 @@ def _read(folder: Path, say: Say) -> Runtime:
         about = json.loads((folder / "package.json").read_bytes())
         version = str(about["version"]) if about["name"] == PACKAGE else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OhlolError(f"{folder}: not the folder of the npm package {PACKAGE} ({error}); {_ADVICE}") from error
+        raise OhlolError(
+            f"{folder}: not the folder of the npm package {PACKAGE} ({error}); {_ADVICE}"
+        ) from error
     if not version:
-        raise OhlolError(f"{folder}: holds the package {str(about['name'])!r:.80}, expected {PACKAGE}; {_ADVICE}")
+        raise OhlolError(
+            f"{folder}: holds the package {str(about['name'])!r:.80}, expected {PACKAGE}; {_ADVICE}"
+        )
     files = {}
     for name, digest in DIGESTS.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size > MOST_BYTES:
-            raise OhlolError(f"{file}: no such file, or not one of {PACKAGE}; its version is {version}. {_ADVICE}")
+            raise OhlolError(
+                f"{file}: no such file, or not one of {PACKAGE}; its version is {version}. {_ADVICE}"
+            )
         files[name] = file.read_bytes()
         if version == VERSION and sha256(files[name]) != digest:
             raise OhlolError(
@@ -88,7 +94,9 @@ def _fetch(say: Say) -> Path:
     """The package from npm's registry, its few files kept in the cache."""
     npm = shutil.which("npm")
     if npm is None:
-        raise OhlolError(f"{PACKAGE} is not in node_modules here or above, and npm is not installed; {_ADVICE}")
+        raise OhlolError(
+            f"{PACKAGE} is not in node_modules here or above, and npm is not installed; {_ADVICE}"
+        )
     cache = _cache()
     say(f"fetching {PACKAGE} {VERSION} with npm, once, into {cache}")
     with tempfile.TemporaryDirectory() as name:
@@ -118,7 +126,9 @@ def _unpack(archive: Path, folder: Path) -> None:
                 file = None
             content = b"" if file is None else file.read(MOST_BYTES)
             if sha256(content) != DIGESTS.get(name, sha256(content)) or not content:
-                raise OhlolError(f"npm's {PACKAGE} {VERSION} has not the {name} that was released; refused. {_ADVICE}")
+                raise OhlolError(
+                    f"npm's {PACKAGE} {VERSION} has not the {name} that was released; refused. {_ADVICE}"
+                )
             (part / name).parent.mkdir(exist_ok=True)
             (part / name).write_bytes(content)
 

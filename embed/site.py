@@ -19,11 +19,19 @@ from ohlol.artifacts.manifest import Manifest
 from ohlol.embed.probe import probe
 from ohlol.embed.runtime import Runtime
 
-PAGE = ("index.html", "page.css", "views.js", "heat.js", "page.js")  # copied as they are
+PAGE = (
+    "index.html",
+    "page.css",
+    "text.js",
+    "strip.js",
+    "answers.js",
+    "heat.js",
+    "page.js",
+)  # copied as they are
 MODEL, RUNTIME = "model.js", "runtime.js"  # what the page is of, and what runs it
 NAMES = frozenset((*PAGE, MODEL, RUNTIME))
 MARK = b'<meta name="generator" content="ohlol web">'  # in index.html: the folder is ours to replace
-MOST_EXAMPLES = 6
+MOST_EXAMPLES = 5
 KNOWN = 0.8  # share of the characters of an example that a model knows, at least
 
 # Texts to begin with where the bundle has none of its own: those in whose writing the model was trained.
@@ -88,10 +96,14 @@ def check_free(site: Path) -> None:
         return
     index = site / PAGE[0]
     if not index.is_file() or MARK not in index.read_bytes():
-        raise OhlolError(f"{site}: is there and is not a page that `ohlol web` wrote; name another place with -o")
+        raise OhlolError(
+            f"{site}: is there and is not a page that `ohlol web` wrote; name another place with -o"
+        )
     for file in sorted(site.iterdir()):
         if file.name not in NAMES:
-            raise OhlolError(f"{site}: holds {file.name}, which `ohlol web` did not write; move it away, or name another -o")
+            raise OhlolError(
+                f"{site}: holds {file.name}, which `ohlol web` did not write; move it away, or name another -o"
+            )
 
 
 def _model(bundle: Bundle, title: str, examples: Sequence[str]) -> str:
@@ -129,7 +141,7 @@ def _runtime(runtime: Runtime) -> str:
     """A script with ONNX Runtime and the modules that the page's worker is made of."""
     told = {
         "version": runtime.version,
-        "worker": _source("page", "worker.mjs").decode(),
+        "worker": _source("page", "worker.js").decode(),
         "ohlol": _source("js", "ohlol.mjs").decode(),
         "module": _packed(runtime.module),
         "wasm": _packed(runtime.wasm),
@@ -144,7 +156,9 @@ def _examples(manifest: Manifest) -> list[str]:
     data = recipe.get("data") if isinstance(recipe, dict) else None
     rows = data.get("rows") if isinstance(data, dict) else None
     if isinstance(rows, list):
-        texts = dict.fromkeys(row[0] for row in rows if isinstance(row, list) and row and isinstance(row[0], str))
+        texts = dict.fromkeys(
+            row[0] for row in rows if isinstance(row, list) and row and isinstance(row[0], str)
+        )
         if texts:
             return list(texts)[:MOST_EXAMPLES]
     characters = frozenset(manifest.alphabet.characters)
@@ -154,8 +168,12 @@ def _examples(manifest: Manifest) -> list[str]:
         letters = [c for c in manifest.alphabet.normalise(text) if c.isalpha()]
         return sum(c in characters for c in letters) / len(letters)
 
-    # Of texts that are known alike, first those with more letters that few models know.
-    found = sorted((text for text in ours if known(text) >= KNOWN), key=lambda t: (-known(t), t.isascii()))
+    def rare(text: str) -> int:  # letters that few models know
+        return len({c for c in manifest.alphabet.normalise(text) if c in characters and not c.isascii()})
+
+    found = sorted(
+        (text for text in ours if known(text) >= KNOWN), key=lambda text: (-known(text), -rare(text))
+    )
     return found[:MOST_EXAMPLES] or [manifest.alphabet.characters[:24]]
 
 

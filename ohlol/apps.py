@@ -30,14 +30,18 @@ def embed(language: str, output: Path) -> None:
 @click.argument("bundle", metavar="BUNDLE")
 @click.option("-o", "--output", type=PATH, required=True, metavar="SITE", help="The page's folder.")
 @click.option("--title", help="What the page calls the model. [default: the bundle's name]")
-@click.option("--example", "examples", multiple=True, metavar="TEXT", help="A text to begin with; may be given often.")
+@click.option(
+    "--example", "examples", multiple=True, metavar="TEXT", help="A text to begin with; may be given often."
+)
 @click.option(
     "--runtime",
     type=PATH,
     metavar="DIR",
     help="The folder of the npm package onnxruntime-web. [default: that in node_modules, else npm fetches it once]",
 )
-def web(bundle: str, output: Path, title: str | None, examples: tuple[str, ...], runtime: Path | None) -> None:
+def web(
+    bundle: str, output: Path, title: str | None, examples: tuple[str, ...], runtime: Path | None
+) -> None:
     """Write a page that runs BUNDLE in the browser, to play with: docs/playground.md.
 
     A folder of static files with all that they need: open its index.html by double click, or put it on any host.

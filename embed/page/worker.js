@@ -1,6 +1,7 @@
 // The model, in a worker of its own, so that typing never waits for it. The page sends one request at a time:
 // {kind: "start", model, runtime}, {kind: "answer", text}, {kind: "generate", prompt, length, temperature, seed}, and
-// {kind: "stop"} in the midst of that. Each is answered by {kind: its own, …} or {kind: "error", message}.
+// {kind: "stop"} in the midst of that. Each is answered by {kind: its own, …} or {kind: "error", of, message}.
+"use strict";
 
 const MOST_LIKELY = 5;  // labels or characters that are told for each place
 const FRAME = 16;       // milliseconds after which what was made is told, and a "stop" is heard
@@ -47,7 +48,7 @@ async function unpacked(text) {
   }
 }
 
-// A module that is not at an address of its own: those of files on a disk cannot be imported.
+// A module without an address of its own: from a page on the disk, nothing else can be imported, and only here.
 async function module(source) {
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   try {
