@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         yield name, describe.printable(value)
 
 
+@cache  # packing takes most of a second
 def _runtime(runtime: Runtime) -> str:
     """A script with ONNX Runtime and the modules that the page's worker is made of."""
     told = {

@@ -37,7 +37,7 @@ const GREY = 7;
 const colour = id => `k${MODEL.words && MODEL.labels[id] === "O" ? GREY : id % 8} e${Math.floor(id / 8) % 4}`;
 
 function plain() {
-  return { below: "", says: "", className: "", about: () => [] };
+  return { says: "", className: "", about: () => [] };
 }
 
 function surprised(found, k) {
@@ -46,7 +46,7 @@ function surprised(found, k) {
     : [make("p", `${bits.toFixed(2)} bits: ${percent(2 ** -bits)} sure of it. Expected here:`), listed(found.expected[k], nextShown)];
   return {
     below: first ? "" : bitsShown(bits), says: first ? ", the first" : `, ${bitsShown(bits)} bits`, className: "", about,
-    share: first ? "0%" : `${(60 * Math.min(1, bits / SURPRISING)).toFixed(0)}%`,
+    share: first ? "0%" : `${(50 * Math.min(1, bits / SURPRISING)).toFixed(0)}%`,
   };
 }
 

@@ -37,8 +37,8 @@ class Strip {
   }
 
   #cell() {
-    const root = make("span"), above = make("b"), below = make("i");
-    root.append(above, below);
+    const root = make("span"), above = make("b");
+    root.append(above);
     root.setAttribute("role", "option");
     root.setAttribute("aria-selected", "false");
     root.tabIndex = -1;
@@ -48,7 +48,7 @@ class Strip {
       root,
       show({ character, below: text, name, className, share }) {
         set("character", character, value => above.textContent = shown(value));
-        set("below", text, value => below.textContent = value);
+        if (text !== undefined) set("below", text, value => root.dataset.below = value);
         set("name", name, value => root.setAttribute("aria-label", value));
         set("className", className, value => root.className = value);
         set("share", share, value => root.style.setProperty("--share", value));
