@@ -48,7 +48,7 @@ class Heat {
         image.data[place + 3] = 255;
       }
     }
-    at("cells").getContext("2d").putImageData(image, 0, 0);
+    at("cells").getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
   }
 
   mark(place) {
