@@ -41,7 +41,13 @@ def real_data() -> Path:
 
 
 # One version of each, so that what the tests saw is what docs/results.md names.
-NODE_PACKAGES = ("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0", "playwright-core@1.64.1", "axe-core@4.14.1")
+NODE_PACKAGES = (
+    "onnxruntime-node@1.30.0",
+    "onnxruntime-web@1.30.0",
+    "playwright-core@1.64.1",
+    "typescript@5.9.3",
+    "axe-core@4.14.1",
+)
 
 
 @pytest.fixture(scope="session")

@@ -20,12 +20,22 @@ export type Files = Record<string, Uint8Array>;
  * A place in the text that was given, in UTF-16 code units, as `text.slice(start, end)` takes them. Characters that
  * normalisation changed have the place of all that they came from.
  */
-export interface Span { start: number; end: number }
+export interface Span {
+  start: number;
+  end: number;
+}
 
 /** The label of one character (code point) of the normalised text. */
-export interface Labelled extends Span { character: string; label: string; probability: number; known: boolean }
+export interface Labelled extends Span {
+  character: string;
+  label: string;
+  probability: number;
+  known: boolean;
+}
 
-export interface Word extends Span { text: string }
+export interface Word extends Span {
+  text: string;
+}
 
 export interface Tagged {
   /** The text given, normalised; `labels` has an entry for each of its code points. */

@@ -1,45 +1,34 @@
-// ohlol.mjs: a bundle of ohlol on ONNX Runtime, in Node and in the browser. Text in, labels out; docs/javascript.md.
-// The app brings onnxruntime-web or onnxruntime-node; nothing else is needed. Types are in ohlol.d.ts.
+// A bundle of ohlol on ONNX Runtime, in Node and in the browser: docs/javascript.md, types in ohlol.d.ts.
+// One file, no build step: the app brings onnxruntime-web or onnxruntime-node.
 
-const FORMAT = "ohlol-bundle";
-const VERSIONS = { format_version: 1, contract_version: 1 };
-const TASK_CALLS = { tag: "tag(text)", classify: "classify(text)", lm: "score(text) or generate(prompt)" };
-const FORMS = ["NFC", "NFD", "NFKC", "NFKD", "none"];
 const [MODEL, STREAM, MANIFEST] = ["model.onnx", "stream.onnx", "manifest.json"];
 const INPUTS = { [MODEL]: ["codepoints", "lengths"], [STREAM]: ["codepoints", "state"] };
+const CALLS = { tag: "tag(text)", classify: "classify(text)", lm: "score(text) or generate(prompt)" };
 const UNKNOWN = 1;
 const RESERVED = 2; // ids below this are not characters
-const TOLERANCE = 1e-5; // of the proof; times 1 + the answer's largest number
 const LONGEST = 65_536; // characters of a text that can only be read whole
 const CELLS = 16_384; // characters of a batch, padding included
 const STEP = 8_192; // characters of a long text that stream.onnx reads at once
-const NUMBERS = 2 ** 22; // in one output of a call; one text that can only be read whole may have four times as many
+const NUMBERS = 2 ** 22; // in an output of a batch; a step has a quarter, a text that can only be read whole four times
 const MOST_JOINED = 4_096; // characters that join each other; text that people write needs about 30
-const LARGEST = 2 ** 20; // size or number of layers
-const MOST_NESTED = 32; // of JSON
 const NODE = Boolean(globalThis.process?.versions?.node);
 
-/** Loads a bundle, or a single .onnx file of one. See `load` in ohlol.d.ts. */
+/** See ohlol.d.ts. */
 export async function load(source, options = {}) {
   if (typeof options !== "object" || options === null)
     throw new TypeError(`the options are ${kindOf(options)}, expected an object such as { ort }`);
-  const files = filesOf(source);
+  let files = filesOf(source);
   const ort = await runtime(options.ort);
-  if (files.single) {
-    const bytes = await files.read(MODEL);
-    const facts = await factsOf(bytes, files.where(MODEL));
-    return new Model(await Engine.open(ort, options.session, files, facts, bytes));
-  }
-  const where = files.where(MANIFEST);
-  const manifest = readFacts(decoded(await files.read(MANIFEST), where), where);
-  checkFiles(manifest, where);
-  const checked = { ...files, read: (name) => readChecked(files, manifest, name), has: (name) => name in manifest.files };
-  const bytes = await checked.read(MODEL);
+  const manifest = files.single ? undefined : await manifestOf(files);
+  if (manifest) files = checkedFiles(files, manifest);
+  const bytes = await files.read(MODEL);
   const facts = await factsOf(bytes, files.where(MODEL), manifest);
-  return new Model(await Engine.open(ort, options.session, checked, facts, bytes));
+  const engine = new Engine(ort, options.session, files, facts);
+  await engine.session(MODEL, bytes);
+  return new Model(engine);
 }
 
-// ---- The model, as an app sees it ----
+// ---- What an app sees ----
 
 class Model {
   #engine;
@@ -58,19 +47,20 @@ class Model {
   }
 
   normalise(text) {
-    return spelled(normalised(checkText(text), this.#engine.form));
+    checkText(text);
+    return spelled(normalised(text, this.#engine.form));
   }
 
   async tag(texts) {
-    return this.#engine.answers("tag", texts);
+    return this.#answers("tag", texts);
   }
 
   async classify(texts) {
-    return this.#engine.answers("classify", texts);
+    return this.#answers("classify", texts);
   }
 
   async score(texts) {
-    return this.#engine.answers("lm", texts);
+    return this.#answers("lm", texts);
   }
 
   async stream() {
@@ -85,8 +75,8 @@ class Model {
     engine.needStream();
     if (!engine.characters.length) throw new Error("the model's alphabet is empty, so there is nothing to make");
     checkText(prompt, "the prompt");
-    const { length, stops, ...rules } = checkSampling(sampling);
-    return until(made(engine, spelled(normalised(prompt, engine.form)), rules), stops, length);
+    const rules = checkSampling(sampling);
+    return until(rules.stops, made(engine, normalised(prompt, engine.form), rules), rules.length);
   }
 
   async verify() {
@@ -95,6 +85,29 @@ class Model {
 
   async release() {
     await this.#engine.release();
+  }
+
+  async #answers(task, given) {
+    if (task !== this.task) throw wrongTask(this.task, CALLS[task]);
+    const engine = this.#engine;
+    const texts = Array.isArray(given) ? Array.from(given) : [given];
+    if (!texts.length) throw new RangeError("an array of no texts: give one at least");
+    texts.forEach((text, k) => checkText(text, Array.isArray(given) ? `text ${k} of the array` : "the text"));
+    const rows = texts.map((text) => {
+      const characters = normalised(text, engine.form);
+      if (characters.length > engine.maxLength) throw tooLong(characters.length, engine);
+      return { characters, points: pointsOf(characters), reading: engine.reading() };
+    });
+    const isLong = ({ points }) => engine.streams && points.length > engine.cells;
+    for (const { points, reading } of rows.filter(isLong)) await engine.readOn(points, reading);
+    const whole = rows.filter((row) => row.points.length && !isLong(row));
+    for (const batch of batches(whole, engine.cells)) {
+      const points = batch.map((row) => row.points);
+      const outputs = await engine.batch(batch[0].reading.asks, points);
+      batch.forEach(({ reading }, k) => reading.add(points[k], outputs[k]));
+    }
+    const results = rows.map(({ characters, reading }) => reading.result(characters));
+    return Array.isArray(given) ? results : results[0];
   }
 }
 
@@ -129,53 +142,51 @@ class Stream {
     const { state, last, held, offset, ended } = this.#now;
     checkText(piece, "the piece");
     if (ended) throw new Error("the stream has ended; begin another text with model.stream()");
-    const whole = held + piece;
-    const cut = end ? whole.length : ready(whole, this.#engine.form);
-    const characters = normalised(whole.slice(0, cut), this.#engine.form, offset);
+    const text = held + piece;
+    const cut = end ? text.length : ready(text, this.#engine.form);
+    const characters = normalised(text.slice(0, cut), this.#engine.form, offset);
     const reading = this.#engine.reading(last);
     const after = await this.#engine.readOn(pointsOf(characters), reading, state);
-    this.#now = { state: after, last: reading.last, held: whole.slice(cut), offset: offset + cut, ended: end };
+    this.#now = { state: after, last: reading.last, held: text.slice(cut), offset: offset + cut, ended: end };
     return reading.result(characters);
   }
 }
 
-// ---- What a task makes of the outputs of one text, part after part ----
-// `last` is what a stream carries from piece to piece; `add` takes the code points (T,) and their outputs (T, C).
+// ---- What a task makes of the outputs of one text, part by part ----
 
-class Tags {
-  static asks = ["label_ids", "probabilities"];
+/** `add` takes code points (T,) and their outputs (T, C); `last` is what a stream carries from piece to piece. */
+class Reading {
+  constructor(engine, last) {
+    this.engine = engine;
+    this.last = last;
+  }
+}
+
+class TagReading extends Reading {
+  asks = ["label_ids", "probabilities"];
   #ids = [];
   #probabilities = [];
 
-  constructor(engine) {
-    this.engine = engine;
-  }
-
   add(points, { label_ids, probabilities }) {
-    for (const id of label_ids) this.#ids.push(id);
+    this.#ids.push(label_ids);
     this.#probabilities.push(probabilities);
   }
 
   result(characters) {
     const { classes, facts, ids } = this.engine;
+    const found = joined(Int32Array, this.#ids);
     const probabilities = joined(Float32Array, this.#probabilities);
     const labels = characters.map(({ character, start, end }, t) => {
-      const id = this.#ids[t];
-      const probability = probabilities[t * classes + id];
-      return { character, start, end, label: facts.labels[id], probability, known: ids.has(character) };
+      const probability = probabilities[t * classes + found[t]];
+      return { character, start, end, label: facts.labels[found[t]], probability, known: ids.has(character) };
     });
-    const found = { text: spelled(characters), labels, probabilities };
-    return facts.label_scheme === "words" ? { ...found, ...marked(labels) } : found;
+    const answer = { text: spelled(characters), labels, probabilities };
+    return facts.label_scheme === "words" ? { ...answer, ...marked(labels) } : answer;
   }
 }
 
-class Label {
-  static asks = ["label_ids", "probabilities"];
-
-  constructor(engine, last) {
-    this.engine = engine;
-    this.last = last;
-  }
+class ClassifyReading extends Reading {
+  asks = ["label_ids", "probabilities"];
 
   add(points, { label_ids, probabilities }) {
     this.last = { id: label_ids[0], probabilities };
@@ -184,22 +195,16 @@ class Label {
   result(characters) {
     const text = spelled(characters);
     if (!this.last) return { text, label: null, probability: null, probabilities: [] };
-    const { id, probabilities } = this.last;
-    const all = this.engine.facts.labels.map((label, k) => ({ label, probability: probabilities[k] }));
-    const { label, probability } = all[id];
-    return { text, label, probability, probabilities: all.sort((a, b) => b.probability - a.probability) };
+    const all = this.engine.facts.labels.map((label, k) => ({ label, probability: this.last.probabilities[k] }));
+    const best = { ...all[this.last.id] };
+    return { text, ...best, probabilities: all.sort((a, b) => b.probability - a.probability) };
   }
 }
 
-class Score {
-  static asks = ["logits"];
+class ScoreReading extends Reading {
+  asks = ["logits"];
   #nats = 0;
   #count = 0;
-
-  constructor(engine, last) {
-    this.engine = engine;
-    this.last = last; // the logits after the last character
-  }
 
   add(points, { logits }) {
     const { ids, classes } = this.engine;
@@ -223,121 +228,121 @@ class Score {
   }
 }
 
-const READINGS = { tag: Tags, classify: Label, lm: Score };
+const READINGS = { tag: TagReading, classify: ClassifyReading, lm: ScoreReading };
 
 /** The words and sentences that labels mark; docs/format.md. */
 function marked(labels) {
   const [words, sentences] = [[], []]; // from and to, in characters
   labels.forEach(({ label }, t) => {
-    if (label === "B" || label === "S" || (label === "I" && (labels[t - 1]?.label ?? "O") === "O"))
-      words.push({ from: t, to: t + 1 });
+    const begins = label === "B" || label === "S" || (label === "I" && (labels[t - 1]?.label ?? "O") === "O");
+    if (begins) words.push({ from: t, to: t + 1 });
     else if (label === "I") words.at(-1).to = t + 1;
   });
-  for (const word of words)
+  for (const word of words) {
     if (!sentences.length || labels[word.from].label === "S") sentences.push({ ...word });
     else sentences.at(-1).to = word.to;
-  const cut = ({ from, to }) => ({
-    text: spelled(labels.slice(from, to)),
-    start: labels[from].start,
-    end: labels[to - 1].end,
-  });
+  }
+  const cut = ({ from, to }) => {
+    const text = spelled(labels.slice(from, to));
+    return { text, start: labels[from].start, end: labels[to - 1].end };
+  };
   return { words: words.map(cut), sentences: sentences.map(cut) };
 }
 
 // ---- Sessions and calls ----
 
+/** A model's facts, and its files in the runtime. */
 class Engine {
   #sessions = new Map();
 
   constructor(ort, options, files, facts) {
     const { task, alphabet, labels, network } = facts;
-    this.ort = ort;
-    this.options = options;
-    this.files = files;
-    this.facts = facts;
-    this.form = alphabet.normalisation;
+    Object.assign(this, { ort, options, files, facts, form: alphabet.normalisation, streams: files.has(STREAM) });
     this.characters = Array.from(alphabet.characters);
     this.ids = new Map(this.characters.map((character, k) => [character, k + RESERVED]));
     this.classes = task === "lm" ? this.characters.length + RESERVED : labels.length;
-    this.streams = files.has(STREAM);
     const most = (characters, numbers) => Math.max(1, Math.min(characters, Math.floor(numbers / this.classes)));
     this.cells = most(CELLS, NUMBERS);
     this.step = most(STEP, NUMBERS / 4);
     this.maxLength = this.streams ? Infinity : most(LONGEST, NUMBERS * 4);
-    this.stateDims = [network.num_layers * (network.cell === "lstm" ? 2 : 1), 1, network.hidden_size];
-  }
-
-  static async open(ort, options, files, facts, bytes) {
-    const engine = new Engine(ort, options, files, facts);
-    engine.#sessions.set(MODEL, await engine.#opened(MODEL, bytes));
-    return engine;
-  }
-
-  /** The session of a file of the bundle, which is read when it is first needed. */
-  session(name) {
-    if (!this.#sessions.has(name)) {
-      const opening = this.files.read(name).then(async (bytes) => {
-        await factsOf(bytes, this.files.where(name), this.facts, name);
-        return this.#opened(name, bytes);
-      });
-      this.#sessions.set(name, opening);
-      opening.catch(() => this.#sessions.delete(name)); // the network may be back the next time
-    }
-    return this.#sessions.get(name);
-  }
-
-  async #opened(name, bytes) {
-    const where = this.files.where(name);
-    const extra = { session: { intra_op: { allow_spinning: "0" } } };
-    const ours = { intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4, extra };
-    const session = await inTurn(() => this.ort.InferenceSession.create(bytes, { ...ours, ...this.options })).catch(
-      (error) => fail(where, `ONNX Runtime cannot open it (${lineOf(error)}); copy or export it again`),
-    );
-    const takes = [...session.inputNames].sort().join(" and ");
-    if (takes !== INPUTS[name].join(" and "))
-      fail(where, `takes ${takes}, expected ${INPUTS[name].join(" and ")}; load the bundle, or the ${MODEL} in it`);
-    return session;
-  }
-
-  async release() {
-    const sessions = [...this.#sessions.values()];
-    this.#sessions.clear();
-    this.#sessions.set(MODEL, Promise.reject(new Error("the model was released; load it again")));
-    this.#sessions.get(MODEL).catch(() => {});
-    this.streams = false;
-    for (const session of sessions) await inTurn(async () => (await session).release());
-  }
-
-  needStream() {
-    if (this.streams) return;
-    const { bidirectional } = this.facts.network;
-    const why = bidirectional
-      ? "the network reads both ways, so its answers need the end of the text; give it whole texts"
-      : `there is no ${STREAM}; export it with --formats onnx,stream, and load the whole bundle`;
-    fail(this.files.where(STREAM), why);
+    this.states = network.num_layers * (network.cell === "lstm" ? 2 : 1);
+    this.outputs = ["logits", "probabilities", ...(task === "lm" ? [] : ["label_ids"])];
   }
 
   reading(last) {
     return new READINGS[this.facts.task](this, last);
   }
 
-  /** `asks`, and each output's numbers for `rows` of `time` code points, as the contract has them. */
-  async run(name, asks, feeds, rows, time) {
+  needStream() {
+    if (this.streams) return;
+    const why = this.facts.network.bidirectional
+      ? "the network reads both ways, so its answers need the end of the text; give it whole texts"
+      : `there is no ${STREAM}; export it with --formats onnx,stream, and load the whole bundle`;
+    fail(this.files.where(STREAM), why);
+  }
+
+  /** The session of a file, which is read when it is first needed; `bytes`: it was read and checked. */
+  session(name, bytes) {
+    if (!this.#sessions.has(name)) {
+      const opening = this.#open(name, bytes);
+      this.#sessions.set(name, opening);
+      opening.catch(() => this.#sessions.delete(name)); // the network may be back the next time
+    }
+    return this.#sessions.get(name);
+  }
+
+  async #open(name, bytes) {
+    const where = this.files.where(name);
+    if (!bytes) {
+      bytes = await this.files.read(name);
+      await factsOf(bytes, where, this.facts, name);
+    }
+    const extra = { session: { intra_op: { allow_spinning: "0" } } };
+    const options = { intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4, extra, ...this.options };
+    const session = await inTurn(() => this.ort.InferenceSession.create(bytes, options)).catch((error) => {
+      const missing = /backend/.test(error?.message); // as onnxruntime-web says it
+      const hint = missing ? "its .wasm file must be served too: docs/javascript.md" : "copy or export it again";
+      fail(where, `ONNX Runtime cannot open it (${lineOf(error)}); ${hint}`);
+    });
+    const [takes, expected] = [[...session.inputNames].sort().join(" and "), INPUTS[name].join(" and ")];
+    if (takes !== expected) fail(where, `takes ${takes}, expected ${expected}; load the bundle, or the ${MODEL} in it`);
+    return session;
+  }
+
+  async release() {
+    const sessions = [...this.#sessions.values()];
+    this.session = async () => fail(this.files.where(MODEL), "the model was released; load it again");
+    for (const session of sessions) await inTurn(async () => (await session).release());
+  }
+
+  /** The numbers of each output of `asks` for `rows` texts of `time` code points. */
+  async #run(name, asks, feeds, rows, time) {
     const session = await this.session(name);
     const found = await inTurn(() => session.run(feeds, asks)).catch((error) =>
       fail(this.files.where(name), `ONNX Runtime cannot answer (${lineOf(error)})`),
     );
-    const answers = rows * (this.facts.task === "classify" ? 1 : time);
-    const [states, , hidden] = this.stateDims;
-    const sizes = { label_ids: answers, next_state: states * rows * hidden };
+    const sizes = { next_state: this.states * rows * this.facts.network.hidden_size };
     for (const output of asks) {
-      if (found[output].data.length !== (sizes[output] ?? answers * this.classes))
-        fail(this.files.where(name), `\`${output}\` is (${found[output].dims}), not as in the contract; export it again`);
+      const size = sizes[output] ?? rows * this.places(time) * this.width(output);
+      if (found[output].data.length !== size)
+        fail(
+          this.files.where(name),
+          `\`${output}\` is (${found[output].dims}), not as in the contract; export it again`,
+        );
     }
     return Object.fromEntries(asks.map((output) => [output, found[output].data]));
   }
 
-  /** The outputs `asks` of a padded batch of `rows`, each the code points (T,) int32 of a text. */
+  /** How many answers a text of `time` code points has, and how many numbers each of them. */
+  places(time) {
+    return this.facts.task === "classify" ? 1 : time;
+  }
+
+  width(output) {
+    return output === "label_ids" ? 1 : this.classes;
+  }
+
+  /** The outputs `asks` of each of `rows`, the code points (T,) of texts; they are one padded batch. */
   async batch(asks, rows) {
     const time = Math.max(...rows.map((points) => points.length));
     const padded = new Int32Array(rows.length * time);
@@ -347,16 +352,28 @@ class Engine {
       codepoints: new this.ort.Tensor("int32", padded, [rows.length, time]),
       lengths: new this.ort.Tensor("int32", lengths, [rows.length]),
     };
-    return [await this.run(MODEL, asks, feeds, rows.length, time), time];
+    const found = await this.#run(MODEL, asks, feeds, rows.length, time);
+    return rows.map((points, k) => this.cut(found, k, points.length, time));
+  }
+
+  /** Of outputs that are padded to `time`, those of the row `k`, which has `length` code points. */
+  cut(outputs, k, length, time) {
+    const part = ([name, data]) => {
+      const start = k * this.places(time) * this.width(name);
+      return [name, data.subarray(start, start + this.places(length) * this.width(name))];
+    };
+    return Object.fromEntries(Object.entries(outputs).map(part));
   }
 
   /** The outputs `asks` of the next code points of one text, and the state after them. */
-  async next(asks, points, state = new Float32Array(this.stateDims.reduce((a, b) => a * b))) {
+  async next(asks, points, state) {
+    const dims = [this.states, 1, this.facts.network.hidden_size];
+    const before = state?.slice() ?? new Float32Array(dims[0] * dims[2]); // a worker of the runtime takes it away
     const feeds = {
       codepoints: new this.ort.Tensor("int32", points, [1, points.length]),
-      state: new this.ort.Tensor("float32", state, this.stateDims),
+      state: new this.ort.Tensor("float32", before, dims),
     };
-    const { next_state, ...outputs } = await this.run(STREAM, [...asks, "next_state"], feeds, 1, points.length);
+    const { next_state, ...outputs } = await this.#run(STREAM, [...asks, "next_state"], feeds, 1, points.length);
     return [outputs, next_state];
   }
 
@@ -364,50 +381,11 @@ class Engine {
   async readOn(points, reading, state) {
     for (let start = 0; start < points.length; start += this.step) {
       const part = points.slice(start, start + this.step);
-      const [outputs, after] = await this.next(reading.constructor.asks, part, state);
+      const [outputs, after] = await this.next(reading.asks, part, state);
       reading.add(part, outputs);
       state = after;
     }
     return state;
-  }
-
-  /** The answers to a text or to an array of them. */
-  async answers(task, given) {
-    if (task !== this.facts.task) throw wrongTask(this.facts.task, TASK_CALLS[task]);
-    const texts = Array.isArray(given) ? Array.from(given) : [given];
-    if (!texts.length) throw new RangeError("an array of no texts: give one at least");
-    texts.forEach((text, k) => checkText(text, Array.isArray(given) ? `text ${k} of the array` : "the text"));
-    const rows = texts.map((text) => {
-      const characters = normalised(text, this.form);
-      if (characters.length > this.maxLength)
-        throw new RangeError(
-          `a text of ${characters.length} characters, expected at most ${this.maxLength}; cut it into shorter ones` +
-            (this.facts.network.bidirectional ? "" : `, or load a bundle that has ${STREAM}`),
-        );
-      return { characters, points: pointsOf(characters), reading: this.reading() };
-    });
-    const long = (row) => this.streams && row.points.length > this.cells;
-    for (const row of rows.filter(long)) await this.readOn(row.points, row.reading);
-    const whole = rows.filter((row) => row.points.length && !long(row));
-    for (const batch of batches(whole, this.cells)) await this.#answerBatch(batch);
-    const results = rows.map(({ characters, reading }) => reading.result(characters));
-    return Array.isArray(given) ? results : results[0];
-  }
-
-  async #answerBatch(rows) {
-    const { asks } = READINGS[this.facts.task];
-    const [outputs, time] = await this.batch(
-      asks,
-      rows.map((row) => row.points),
-    );
-    rows.forEach(({ points, reading }, k) => {
-      const [places, kept] = this.facts.task === "classify" ? [1, 1] : [time, points.length];
-      const parts = Object.entries(outputs).map(([name, data]) => {
-        const width = name === "label_ids" ? 1 : this.classes;
-        return [name, data.subarray(k * places * width, (k * places + kept) * width)];
-      });
-      reading.add(points, Object.fromEntries(parts));
-    });
   }
 }
 
@@ -434,23 +412,23 @@ function inTurn(call) {
 }
 
 async function runtime(given) {
-  const name = NODE ? "onnxruntime-node" : "onnxruntime-web";
+  const name = NODE ? "onnxruntime-node" : "onnxruntime-web"; // not spelled in `import`: bundlers would look for both
   if (given === undefined && NODE) process.env.ORT_DISABLE_TELEMETRY ??= "1"; // it reports home by default
-  const module =
-    given ??
-    (await import(/* webpackIgnore: true */ /* @vite-ignore */ name).catch((error) => {
-      throw new Error(`${name} cannot be imported (${lineOf(error)}); install it, or give it: load(source, { ort })`);
-    }));
+  const importing = given ?? import(/* webpackIgnore: true */ /* @vite-ignore */ name);
+  const module = await Promise.resolve(importing).catch((error) => {
+    throw new Error(`${name} cannot be imported (${lineOf(error)}); install it, or give it: load(source, { ort })`);
+  });
   const ort = module.InferenceSession ? module : (module.default ?? module);
   if (typeof ort.InferenceSession?.create !== "function" || typeof ort.Tensor !== "function")
     throw new TypeError(`ort is ${kindOf(given)}, expected the module onnxruntime-web or onnxruntime-node`);
-  if (ort.env?.wasm && ort.env.wasm.numThreads === undefined) ort.env.wasm.numThreads = 1; // small networks gain nothing
+  if (ort.env?.wasm && ort.env.wasm.numThreads === undefined) ort.env.wasm.numThreads = 1; // more cost more than they give
   return ort;
 }
 
 // ---- Text ----
 
 const OFTEN = "\0-\u02ff\u3400-\u9fff\uac00-\ud7a3"; // none of these joins what is before it
+const ENDS = /[\p{Cc}\p{Zl}\p{Zp}\p{Zs}]/u; // spaces, line ends, controls: nothing that follows joins them
 const BEGINS = new RegExp(`^[${OFTEN}]`);
 const LONG_RUN = new RegExp(`[^${OFTEN}]{${MOST_JOINED}}`, "u");
 
@@ -476,26 +454,27 @@ function normalised(text, form, offset = 0) {
 
 /** `text`, cut where both parts can be normalised apart. */
 function* piecesOf(text, form) {
-  let [start, at, count] = [0, 0, 0];
+  let [start, at, count, open] = [0, 0, 0, false];
   for (const character of text) {
-    if (at > start && begins(character)) {
+    if (at > start && (!open || begins(character))) {
       yield text.slice(start, at);
       [start, count] = [at, 0];
     }
     at += character.length;
-    if (++count > MOST_JOINED) throw tooManyJoined(count, form);
+    open = !ENDS.test(character);
+    if (++count > MOST_JOINED) throw tooManyJoined(form);
   }
   yield text.slice(start);
 }
 
 /** How many UTF-16 units of `text` no later piece can change. */
 function ready(text, form) {
-  if (form === "none") return /[\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length; // half of a pair
-  let at = text.length;
-  const characters = Array.from(text.slice(-2 * MOST_JOINED - 2)).reverse();
-  for (const [count, character] of characters.entries()) {
-    if (count > MOST_JOINED) throw tooManyJoined(count, form);
-    if (/[\p{Cc}\p{Zl}\p{Zp}\p{Zs}]/u.test(character)) return at; // nothing that follows joins it
+  let at = /[\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length; // half of a pair may become anything
+  if (form === "none") return at;
+  const characters = Array.from(text.slice(Math.max(0, at - 2 * MOST_JOINED - 2), at)).reverse();
+  for (const [after, character] of characters.entries()) {
+    if (ENDS.test(character)) return at;
+    if (after === MOST_JOINED) throw tooManyJoined(form);
     at -= character.length;
     if (begins(character)) return at;
   }
@@ -512,9 +491,9 @@ function begins(character) {
   return !/[\p{M}\u1160-\u11ff\u{16d63}-\u{16d6a}]/u.test(first);
 }
 
-function tooManyJoined(count, form) {
+function tooManyJoined(form) {
   return new RangeError(
-    `more than ${MOST_JOINED} combining characters in a row, which ${form} would have to sort; is it text?`,
+    `more than ${MOST_JOINED} combining characters in a row, to be brought to ${form}; is it text?`,
   );
 }
 
@@ -529,7 +508,6 @@ function spelled(characters) {
 
 function checkText(text, name = "the text") {
   if (typeof text !== "string") throw new TypeError(`${name} is ${kindOf(text)}, expected a string`);
-  return text;
 }
 
 // ---- Text that is made: the rules of docs/streams.md ----
@@ -550,13 +528,14 @@ function checkSampling(sampling) {
   const strings = Array.isArray(stops) && stops.every((one) => typeof one === "string" && one);
   need("stop", stop, strings, "a string, or an array of strings, none of them empty");
   const possible = stops.filter((one) => !/\p{Surrogate}/u.test(one)); // a half of a pair is never made
-  return { length, temperature, topK, topP, random, stops: possible, cut: sampling.topP !== undefined };
+  return { length, temperature, topK, topP, random, stops: possible };
 }
 
 /** Characters that follow the prompt, without end. */
 async function* made(engine, prompt, { random, ...rules }) {
   const { characters, classes, step } = engine;
-  let points = pointsOf(normalised(prompt || (engine.ids.has("\n") ? "\n" : ""), "none"));
+  const nothing = engine.ids.has("\n") ? [10] : [];
+  let points = prompt.length ? pointsOf(prompt) : Int32Array.from(nothing);
   let [logits, state] = [new Float32Array(classes)]; // of nothing: all characters are equally likely
   for (;;) {
     for (let start = 0; start < points.length; start += step) {
@@ -566,7 +545,8 @@ async function* made(engine, prompt, { random, ...rules }) {
     }
     const p = drawnBy(logits, rules);
     const number = random();
-    if (!(number >= 0 && number < 1)) throw new RangeError(`random() gave ${show(number)}, expected a number in [0, 1)`);
+    if (!(number >= 0 && number < 1))
+      throw new RangeError(`random() gave ${show(number)}, expected a number in [0, 1)`);
     const drawn = number * p.reduce((sum, x) => sum + x, 0);
     let sum = 0;
     const id = p.findIndex((x) => (sum += x) > drawn);
@@ -576,24 +556,24 @@ async function* made(engine, prompt, { random, ...rules }) {
 }
 
 /** What each id is drawn by, (V,) float64: never padding or unknown; temperature, then topK, then topP. */
-function drawnBy(logits, { temperature, topK, topP, cut }) {
+function drawnBy(logits, { temperature, topK, topP }) {
   const exact = Float64Array.from(logits);
   exact.fill(-Infinity, 0, RESERVED);
   const best = indexOfLargest(exact);
   const likeliest = exact[best];
   if (temperature === 0) return exact.map((_, id) => (id === best ? 1 : 0));
   const p = shares(exact.map((logit) => Math.exp((logit - likeliest) / temperature)));
-  if (topK === Infinity && !cut) return p;
+  if (topK === Infinity && topP === 1) return p;
   // By the logits, not by p: a high temperature makes equals of them. Of equals, those of lower ids come first.
-  let order = Array.from(exact.keys()).sort((a, b) => exact[b] - exact[a] || a - b).slice(0, topK); // prettier-ignore
-  if (cut) {
-    const all = order.reduce((sum, id) => sum + p[id], 0);
-    let sum = 0;
-    const last = order.findIndex((id) => (sum += p[id]) / all >= topP);
-    order = last < 0 ? order : order.slice(0, last + 1);
-  }
+  const order = Array.from(exact.keys())
+    .sort((a, b) => exact[b] - exact[a] || a - b)
+    .slice(0, topK);
+  const all = order.reduce((sum, id) => sum + p[id], 0);
   const kept = new Float64Array(p.length);
-  for (const id of order) kept[id] = p[id];
+  for (let k = 0, sum = 0; k < order.length && (k === 0 || sum / all < topP); k++) {
+    kept[order[k]] = p[order[k]];
+    sum += p[order[k]];
+  }
   return shares(kept);
 }
 
@@ -603,7 +583,7 @@ function shares(p) {
 }
 
 /** At most `length` of the characters made, up to the first stop string; what could become one waits. */
-async function* until(characters, stops, length) {
+async function* until(stops, characters, length) {
   let held = "";
   for (let count = 0; count < length; count++) {
     held += (await characters.next()).value;
@@ -623,78 +603,92 @@ async function* until(characters, stops, length) {
 
 // ---- Where files come from ----
 
-/** `{ single, where(name), read(name), has(name) }` for what `load` takes. */
+/** Of what `load` takes: `single`, `where(name)` for messages, `read(name)`, and `has(name)`. */
 function filesOf(source) {
-  const none = () => false;
   if (source instanceof ArrayBuffer) source = new Uint8Array(source);
-  if (isBytes(source)) return { single: true, where: () => "the bytes given", read: async () => source, has: none };
-  const place = placeOf(source);
-  if (place) {
-    const at = (name) => (place.single ? place.at("") : place.at(name));
-    return { single: place.single, where: (name) => String(at(name)), read: (name) => readFrom(place, at(name)), has: none };
+  const has = () => false;
+  if (isBytes(source)) return { single: true, where: () => "the bytes given", read: async () => source, has };
+  if (typeof source === "string" || source instanceof URL) {
+    const { at, single, read } = placeOf(source);
+    return { single, where: (name) => String(at(name)).slice(0, 200), read: (name) => read(at(name)), has };
   }
   if (typeof source !== "object" || source === null || Array.isArray(source))
-    throw new TypeError(`the source is ${kindOf(source)}, expected a path, a URL, bytes or the files of a bundle by name`);
-  const read = async (name) =>
-    isBytes(source[name]) ? source[name] : fail(name, `is ${kindOf(source[name])} among the files given, expected a Uint8Array`);
-  return { single: false, where: (name) => name, read, has: none };
+    throw new TypeError(`the source is ${kindOf(source)}, expected a path, a URL, bytes or a bundle's files by name`);
+  const read = async (name) => {
+    if (!isBytes(source[name])) fail(name, `is ${kindOf(source[name])} among the files given, expected a Uint8Array`);
+    return source[name];
+  };
+  return { single: false, where: (name) => name, read, has };
 }
 
-/** A path or URL: `at(name)` is that of a file of the bundle, `at("")` its own; `disk` for what Node reads itself. */
+/** A path or a URL: `at(name)` is that of a file. */
 function placeOf(source) {
-  const isUrl = source instanceof URL || (typeof source === "string" && /^(https?|file|data|blob):/i.test(source));
-  if (!isUrl && typeof source !== "string") return undefined;
-  if (!source) throw new TypeError("the source is an empty string, expected a path or a URL");
-  if (NODE && !isUrl) {
-    const at = (name) => (name ? `${source.replace(/[\\/]+$/, "")}/${name}` : source);
-    return { single: source.endsWith(".onnx"), at, disk: true };
+  if (source === "") throw new TypeError("the source is an empty string, expected a path or a URL");
+  if (NODE && typeof source === "string" && !/^(https?|file|data|blob):/i.test(source)) {
+    const single = source.endsWith(".onnx");
+    const folder = source.replace(/[\\/]+$/, "");
+    return {
+      single,
+      at: (name) => (single ? source : `${folder}/${name}`),
+      read: (file) => readDisk(file, !single && source),
+    };
   }
   const url = new URL(source, globalThis.document?.baseURI ?? globalThis.location?.href);
   const single = /^(data|blob):$/.test(url.protocol) || url.pathname.endsWith(".onnx");
   const at = (name) => {
     const file = new URL(url);
-    if (name) file.pathname = `${url.pathname.replace(/\/+$/, "")}/${name}`;
+    if (!single) file.pathname = `${url.pathname.replace(/\/+$/, "")}/${name}`;
     return file;
   };
-  return { single, at, disk: NODE && url.protocol === "file:" };
+  return { single, at, read: NODE && url.protocol === "file:" ? (file) => readDisk(file, !single && url) : fetched };
 }
 
-async function readFrom(place, file) {
-  const again = "expected a bundle made by `ohlol export`, or an .onnx file of one";
-  if (place.disk) {
-    const { readFile, realpath } = process.getBuiltinModule("node:fs/promises"); // no import: bundlers would look for it
-    try {
-      if (!place.single) {
-        const [real, root] = [await realpath(file), (await realpath(place.at(""))).replace(/[\\/]$/, "")];
-        if (!real.startsWith(root) || !/[\\/]/.test(real[root.length]))
-          throw new Error("a link that leaves the bundle; refused");
-      }
-      return await readFile(file);
-    } catch (error) {
-      return fail(String(file), `cannot be read (${lineOf(error)}); ${again}`);
+const AGAIN = "expected a bundle made by `ohlol export`, or an .onnx file of one";
+
+async function readDisk(file, folder) {
+  const { readFile, realpath, stat } = process.getBuiltinModule?.("node:fs/promises") ?? {}; // bundlers follow an import
+  if (!readFile) fail(String(file), `cannot be read by Node ${process.version}, expected 20.16 or later`);
+  try {
+    if (folder) {
+      const [real, root] = [await realpath(file), (await realpath(folder)).replace(/[\\/]$/, "")];
+      if (!real.startsWith(root) || !/[\\/]/.test(real[root.length])) throw new Error("a link that leaves the bundle");
     }
+    if (!(await stat(file)).isFile()) throw new Error("it is not a file");
+    return await readFile(file);
+  } catch (error) {
+    return fail(String(file), `cannot be read (${lineOf(error)}); ${AGAIN}`);
   }
-  const response = await fetch(file).catch((error) => fail(String(file), `cannot be fetched (${lineOf(error)}); ${again}`));
-  if (!response.ok) fail(String(file), `cannot be fetched (HTTP ${response.status}); ${again}`);
+}
+
+async function fetched(url) {
+  const where = String(url).slice(0, 200);
+  const response = await fetch(url).catch((error) => fail(where, `cannot be fetched (${lineOf(error)}); ${AGAIN}`));
+  if (!response.ok) fail(where, `cannot be fetched (HTTP ${response.status}); ${AGAIN}`);
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/** The bytes of a file of a bundle, which are those that the manifest lists. */
-async function readChecked(files, manifest, name) {
-  const entry = manifest.files[name];
-  const where = files.where(name);
-  if (!entry) fail(where, `the manifest lists no ${name}; export the bundle again`);
-  const bytes = await files.read(name);
-  const again = "copy or export the bundle again";
-  if (bytes.length !== entry.bytes)
-    fail(where, `damaged or changed: it has ${bytes.length} bytes, the manifest says ${entry.bytes}; ${again}`);
-  const found = await sha256(bytes);
-  if (found && found !== entry.sha256)
-    fail(where, `damaged or changed: its sha256 is ${found.slice(0, 12)}…, the manifest says ${entry.sha256.slice(0, 12)}…; ${again}`);
-  return bytes;
+/** `files`, each checked against what the manifest says of it when it is read. */
+function checkedFiles(files, manifest) {
+  const has = (name) => Object.hasOwn(manifest.files, name);
+  const read = async (name) => {
+    const [where, again] = [files.where(name), "copy or export the bundle again"];
+    if (!has(name)) fail(where, `${MANIFEST} does not list it; ${again}`);
+    const bytes = await files.read(name);
+    const entry = manifest.files[name];
+    if (bytes.length !== entry.bytes)
+      fail(where, `damaged or changed: it has ${bytes.length} bytes, the manifest says ${entry.bytes}; ${again}`);
+    const found = await sha256(bytes);
+    if (found !== undefined && found !== entry.sha256)
+      fail(
+        where,
+        `damaged or changed: its sha256 is ${short(found)}, the manifest says ${short(entry.sha256)}; ${again}`,
+      );
+    return bytes;
+  };
+  return { ...files, has, read };
 }
 
-/** Lower-case hex; undefined where there is no crypto.subtle: a page that did not come by https or from localhost. */
+/** Lower-case hex; undefined where there is no crypto.subtle: a page that came neither by https nor from localhost. */
 async function sha256(bytes) {
   if (!globalThis.crypto?.subtle) return undefined;
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
@@ -703,22 +697,37 @@ async function sha256(bytes) {
 
 // ---- Facts: docs/format.md ----
 
+async function manifestOf(files) {
+  const [where, bytes] = [files.where(MANIFEST), await files.read(MANIFEST)];
+  const manifest = readFacts(() => utf8(bytes), where);
+  const listed = manifest.files;
+  if (!isObject(listed) || !Object.hasOwn(listed, MODEL))
+    fail(where, `\`files\` is ${show(listed)}, expected an object that lists ${MODEL}; export the bundle again`);
+  for (const [name, entry] of Object.entries(listed)) {
+    if (/[\\:\p{C}]/u.test(name) || name.split("/").some((part) => ["", ".", ".."].includes(part)))
+      fail(where, `${show(name)} is not the name of a file of a bundle; refused`);
+    if (!/^[0-9a-f]{64}$/.test(entry?.sha256) || !Number.isInteger(entry.bytes) || entry.bytes < 0)
+      fail(where, `\`files\` has no sha256 and bytes of ${show(name)}; export the bundle again`);
+  }
+  return manifest;
+}
+
 /**
- * The facts in the metadata of an .onnx file, whose graph and weights are those that its digest is of. ONNX Runtime's
- * JavaScript does not give metadata, so the file is read here. `beside`: what they must agree with.
+ * The facts in the metadata of an .onnx file, whose digest must be right, and which must agree with those of the
+ * bundle, `others`. ONNX Runtime's JavaScript does not give metadata, so the file is read here.
  */
-async function factsOf(bytes, where, beside, name = MODEL) {
-  const texts = new Map();
-  const rest = [];
-  let graphs = 0;
+async function factsOf(bytes, where, others, name = MODEL) {
+  const [texts, rest] = [new Map(), []];
   try {
+    let graphs = 0;
     for (const { number, content, whole } of fieldsOf(bytes)) {
       graphs += number === 7;
       if (number !== 14) rest.push(whole);
       else {
-        const [key, value] = [1, 2].map((wanted) => utf8([...fieldsOf(content)].findLast((f) => f.number === wanted)?.content));
+        const pair = new Map([...fieldsOf(content)].map((field) => [field.number, field.content]));
+        const key = utf8(pair.get(1));
         if (texts.has(key)) throw new Error(`${show(key)} is there twice`);
-        texts.set(key, value);
+        texts.set(key, utf8(pair.get(2)));
       }
     }
     if (!graphs) throw new Error("there is no graph in it");
@@ -726,97 +735,95 @@ async function factsOf(bytes, where, beside, name = MODEL) {
   } catch (error) {
     fail(where, `not an ONNX file of ohlol, or damaged (${lineOf(error)}); copy or export it again`);
   }
-  const ours = [...texts].filter(([key]) => key.startsWith("ohlol."));
-  if (!ours.length) fail(where, "an ONNX file that ohlol did not export (its metadata names no alphabet); use `ohlol export`");
   const said = texts.get("ohlol.sha256")?.replaceAll('"', "");
   const found = said === undefined ? undefined : await sha256(joined(Uint8Array, rest));
-  if (found && found !== said)
-    fail(where, `damaged or changed: the sha256 of its graph and weights is ${found.slice(0, 12)}…, its metadata says ${show(said.slice(0, 12))}; copy or export it again`);
+  if (found !== undefined && found !== said)
+    fail(
+      where,
+      `damaged or changed: the sha256 of its graph is ${short(found)}, its metadata says ${short(said)}; copy it again`,
+    );
+  const ours = [...texts].filter(([key]) => key.startsWith("ohlol."));
+  if (!ours.length)
+    fail(where, "an ONNX file that ohlol did not export (its metadata names no alphabet); use `ohlol export`");
   const json = ours.map(([key, value]) => `${JSON.stringify(key.slice("ohlol.".length))}:${value}`);
-  const facts = readFacts(`{${json.join(",")}}`, where);
-  const own = name === MODEL ? ["files", "sha256"] : ["files", "sha256", "inputs", "outputs"];
-  for (const key of beside ? Object.keys(facts.canonical) : [])
-    if (!own.includes(key) && facts.canonical[key] !== beside.canonical[key])
-      fail(where, `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}; copy or export the bundle again`);
+  const facts = readFacts(() => `{${json.join(",")}}`, where);
+  const own = name === MODEL ? ["sha256"] : ["sha256", "inputs", "outputs"];
+  for (const [key, value] of Object.entries(others ? facts[EXACT] : {}))
+    if (!own.includes(key) && value !== others[EXACT][key])
+      fail(
+        where,
+        `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}; copy or export the bundle again`,
+      );
   return facts;
 }
 
-/** The facts in a JSON text, checked; `canonical` has each as a string that is the same for the same value. */
-function readFacts(text, where) {
-  let facts, canonical;
+const EXACT = Symbol("each fact as a string that is the same for the same value");
+
+/** The facts in a JSON text, checked. */
+function readFacts(read, where) {
+  let facts, exact;
   try {
-    [facts, canonical] = strictJson(text);
+    [facts, exact] = strictJson(read());
   } catch (error) {
     fail(where, `not JSON as in docs/format.md (${lineOf(error)}); copy or export it again`);
   }
   const need = (key, holds, expected, value = facts[key]) => {
     if (!holds) fail(where, `${key} is ${show(value)}, expected ${expected}; copy or export it again`);
   };
-  const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-  if (!isObject(facts) || facts.format !== FORMAT)
-    fail(where, `format is ${show(facts?.format)}, expected "${FORMAT}": not a bundle made by \`ohlol export\``);
-  for (const [key, known] of Object.entries(VERSIONS)) {
-    need(key, Number.isInteger(facts[key]), "a whole number");
-    const hint = facts[key] > known ? "take a newer ohlol.mjs: `ohlol embed js`" : "export the checkpoint again";
-    if (facts[key] !== known) fail(where, `${key} is ${facts[key]}, expected ${known}, which this ohlol.mjs knows; ${hint}`);
+  if (facts?.format !== "ohlol-bundle")
+    fail(where, `format is ${show(facts?.format)}, expected "ohlol-bundle": not made by \`ohlol export\``);
+  for (const key of ["format_version", "contract_version"]) {
+    const hint = facts[key] > 1 ? "take a newer ohlol.mjs: `ohlol embed js`" : "export the checkpoint again";
+    if (facts[key] !== 1) fail(where, `${key} is ${show(facts[key])}, expected 1, which this ohlol.mjs knows; ${hint}`);
   }
   const { task, alphabet, labels, label_scheme: scheme, network } = facts;
+  const inRange = (size) => Number.isInteger(size) && size >= 1 && size <= 2 ** 20;
   need("task", Object.hasOwn(READINGS, task), "tag, classify or lm");
   need("alphabet", isObject(alphabet) && typeof alphabet.characters === "string", "characters and normalisation");
   const characters = Array.from(alphabet.characters);
   const possible = new Set(characters).size === characters.length && !/[\0\p{Surrogate}]/u.test(alphabet.characters);
   need("alphabet.characters", possible, "each character once, neither NUL nor a surrogate", alphabet.characters);
-  need("alphabet.normalisation", FORMS.includes(alphabet.normalisation), FORMS.join(", "), alphabet.normalisation);
+  const forms = ["NFC", "NFD", "NFKC", "NFKD", "none"];
+  need("alphabet.normalisation", forms.includes(alphabet.normalisation), forms.join(", "), alphabet.normalisation);
   const strings = Array.isArray(labels) && labels.every((label) => typeof label === "string");
   need("labels", strings && new Set(labels).size === labels.length, "strings, each there once");
   need("labels", (task === "lm") === !labels.length, task === "lm" ? "none, for lm" : "one at least");
-  const words = task === "tag" && [...labels].sort().join() === "B,I,O,S";
-  need("label_scheme", scheme === null || (scheme === "words" && words), 'null, or "words" with the labels B, I, O, S');
-  need("network", isObject(network) && ["rnn", "gru", "lstm"].includes(network.cell), "an object whose cell is rnn, gru or lstm");
-  for (const key of ["num_layers", "hidden_size"]) {
-    const holds = Number.isInteger(network[key]) && network[key] >= 1 && network[key] <= LARGEST;
-    need(`network.${key}`, holds, `1 to ${LARGEST}`, network[key]);
-  }
-  Object.defineProperty(facts, "canonical", { value: canonical });
-  return facts;
+  const marks = task === "tag" && [...labels].sort().join() === "B,I,O,S";
+  need("label_scheme", scheme === null || (scheme === "words" && marks), 'null, or "words" with the labels B, I, O, S');
+  need(
+    "network",
+    isObject(network) && ["rnn", "gru", "lstm"].includes(network.cell),
+    "an object whose cell is rnn, gru or lstm",
+  );
+  for (const key of ["num_layers", "hidden_size"])
+    need(`network.${key}`, inRange(network[key]), "1 to 1048576", network[key]);
+  return Object.defineProperty(facts, EXACT, { value: exact });
 }
 
-function checkFiles({ files }, where) {
-  const again = "copy or export the bundle again";
-  if (typeof files !== "object" || files === null || !Object.hasOwn(files, MODEL))
-    fail(where, `\`files\` is ${show(files)}, expected an object that lists ${MODEL}; ${again}`);
-  for (const [name, entry] of Object.entries(files)) {
-    if (/[\\:\p{C}]|^$/u.test(name) || name.split("/").some((part) => ["", ".", ".."].includes(part)))
-      fail(where, `${show(name)} is not the name of a file of a bundle; refused`);
-    if (!/^[0-9a-f]{64}$/.test(entry?.sha256) || !Number.isInteger(entry.bytes) || entry.bytes < 0)
-      fail(where, `\`files\` has no sha256 and bytes of ${show(name)}; ${again}`);
-  }
-}
-
-/** The value of a JSON text that no two readers can take for two things, and each of its parts as a canonical string. */
+/** The value of a JSON text that no two readers can take for two things, and each part of it as in `EXACT`. */
 function strictJson(text) {
   const value = JSON.parse(text);
   const names = []; // of the objects and arrays that are open
-  const exact = text.replace(/("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|[[\]{}]|-?\d[\d.eE+-]*/g, (token, string, colon) => {
+  const typed = text.replace(/("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|[[\]{}]|-?\d[\d.eE+-]*/g, (token, string, colon) => {
     if (string) {
       const read = JSON.parse(string);
       if (/\p{Surrogate}/u.test(read)) throw new Error(`a lone surrogate in ${show(read)}`);
       if (colon && names.at(-1).has(read)) throw new Error(`${show(read)} is there twice`);
       if (colon) names.at(-1).add(read);
     } else if (/[[{]/.test(token)) {
-      if (names.push(new Set()) > MOST_NESTED) throw new Error(`nested deeper than ${MOST_NESTED}`);
-    } else if (/[\]}]/.test(token)) names.pop();
-    else {
+      if (names.push(new Set()) > 32) throw new Error("nested deeper than 32");
+    } else if (/[\]}]/.test(token)) {
+      names.pop();
+    } else {
       const whole = !/[.eE]/.test(token);
       if (whole ? token.length > 20 : !Number.isFinite(Number(token))) throw new Error(`the number ${show(token)}`);
-      return JSON.stringify(whole ? ["whole", token] : ["number", String(Number(token))]); // 2.0 is not 2
+      return JSON.stringify(whole ? ["whole", token] : ["number", Number(token)]); // 2.0 is not 2
     }
     return token;
   });
-  const sorted = JSON.parse(exact, (_, part) =>
-    typeof part === "object" && part !== null && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part,
-  );
-  return [value, Object.fromEntries(Object.entries(sorted).map(([key, part]) => [key, JSON.stringify(part)]))];
+  const sorted = (_, part) => (isObject(part) ? Object.fromEntries(Object.entries(part).sort(byName)) : part);
+  const parts = Object.entries(JSON.parse(typed, sorted));
+  return [value, Object.fromEntries(parts.map(([key, part]) => [key, JSON.stringify(part)]))];
 }
 
 // ---- Protobuf: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto ----
@@ -824,9 +831,7 @@ function strictJson(text) {
 /** Each field of a message: its number, its content (a number or bytes), and its bytes as a whole. Trusts no length. */
 function* fieldsOf(bytes) {
   if (!isBytes(bytes)) throw new Error("a number in place of a message");
-  let at = 0;
-  while (at < bytes.length) {
-    const start = at;
+  for (let at = 0, start = 0; at < bytes.length; start = at) {
     let key, content, size;
     [key, at] = varintAt(bytes, at);
     const [number, wire] = [Math.floor(key / 8), key % 8];
@@ -834,9 +839,9 @@ function* fieldsOf(bytes) {
     else {
       if (wire === 2) [size, at] = varintAt(bytes, at);
       else size = { 1: 8, 5: 4 }[wire];
-      if (!(at + size <= bytes.length)) throw new Error(`field ${number} at byte ${start} is cut off or of no known kind`);
-      content = bytes.subarray(at, at + size);
-      at += size;
+      if (!(at + size <= bytes.length))
+        throw new Error(`field ${number} at byte ${start} is cut off or of no known kind`);
+      content = bytes.subarray(at, (at += size));
     }
     yield { number, content, whole: bytes.subarray(start, at) };
   }
@@ -868,7 +873,7 @@ const LEADS = {
 function isOutside(bytes, message = "model", depth = 0) {
   if (depth > 64) throw new Error("graphs are nested too deep");
   for (const { number, content } of fieldsOf(bytes)) {
-    if (message === "tensor" ? number === 13 || (number === 14 && content !== 0) : false) return true;
+    if (message === "tensor" && (number === 13 || (number === 14 && content !== 0))) return true;
     const lead = LEADS[message]?.[number];
     if (lead && isOutside(content, lead, depth + 1)) return true;
   }
@@ -877,113 +882,119 @@ function isOutside(bytes, message = "model", depth = 0) {
 
 /** Name, dims and numbers of a TensorProto of float32 or int32 in `raw_data`. */
 function tensorOf(bytes) {
-  const found = { name: "", dims: [], type: 0, raw: new Uint8Array() };
+  const tensor = { name: "", dims: [], type: 0, raw: new Uint8Array() };
   for (const { number, content } of fieldsOf(bytes)) {
-    if (number === 1 && !isBytes(content)) found.dims.push(content);
-    else if (number === 1) for (let at = 0, size; at < content.length; found.dims.push(size)) [size, at] = varintAt(content, at);
-    else if (number === 2) found.type = content;
-    else if (number === 8) found.name = utf8(content);
-    else if (number === 9) found.raw = content;
+    if (number === 1 && !isBytes(content)) tensor.dims.push(content);
+    else if (number === 1)
+      for (let at = 0, size; at < content.length; tensor.dims.push(size)) [size, at] = varintAt(content, at);
+    else if (number === 2) tensor.type = content;
+    else if (number === 8) tensor.name = utf8(content);
+    else if (number === 9) tensor.raw = content;
   }
-  const Numbers = { 1: Float32Array, 6: Int32Array }[found.type];
-  if (!Numbers || found.raw.length !== 4 * found.dims.reduce((a, b) => a * b, 1)) throw new Error("not a tensor of float32 or int32");
-  return { name: found.name, dims: found.dims, data: new Numbers(Uint8Array.from(found.raw).buffer) };
+  const Numbers = { 1: Float32Array, 6: Int32Array }[tensor.type];
+  if (!Numbers || tensor.raw.length !== 4 * tensor.dims.reduce((a, b) => a * b, 1))
+    throw new Error("not a tensor of float32 or int32");
+  return { ...tensor, data: new Numbers(Uint8Array.from(tensor.raw).buffer) };
 }
 
-// ---- The proof, replayed here ----
+// ---- The proof, replayed here: the rule of artifacts/parity.py ----
 
 async function proof(engine) {
-  const { files, facts } = engine;
-  if (files.single) throw new Error(`${files.where(MODEL)}: a single file has no test data; load the bundle to verify it`);
-  const outputs = ["logits", "probabilities", ...(facts.task === "lm" ? [] : ["label_ids"])];
+  const { files } = engine;
+  if (files.single) fail(files.where(MODEL), "a single file has no test data; load the bundle to verify it");
   const rows = [];
   for (let k = 0; files.has(`test_data_set_${k}/input_0.pb`); k++) {
     const name = `test_data_set_${k}`;
-    const read = async (group, names) => {
-      const tensors = names.map(async (_, n) => {
-        const file = `${name}/${group}_${n}.pb`;
-        try {
-          return tensorOf(await files.read(file));
-        } catch (error) {
-          return fail(files.where(file), `${lineOf(error)}; export the bundle again`);
-        }
-      });
-      return Object.fromEntries((await Promise.all(tensors)).map((tensor) => [tensor.name, tensor]));
-    };
-    const texts = rowsOf(await read("input", INPUTS[MODEL]), files.where(name));
-    const expected = await read("output", outputs);
-    for (const file of engine.streams ? [MODEL, STREAM] : [MODEL]) {
-      const found = await (file === MODEL ? engine.batch(outputs, texts).then(([all]) => all) : inPieces(engine, outputs, texts));
-      rows.push({ file, case: name, ...compared(found, expected, outputs, engine.classes) });
+    const [texts, expected] = await testData(engine, name);
+    const found = { [MODEL]: await engine.batch(engine.outputs, texts) };
+    if (engine.streams) {
+      found[STREAM] = [];
+      for (const points of texts) found[STREAM].push(await inPieces(engine, points));
     }
+    for (const [file, answers] of Object.entries(found))
+      rows.push({ file, case: name, ...compared(engine, answers, expected) });
   }
-  if (!rows.length) fail(files.where(MANIFEST), "holds no test data to verify it by; export it again");
+  if (!rows.length) fail(files.where(MANIFEST), "the bundle holds no test data to verify it by; export it again");
   return { passed: rows.every(({ ok }) => ok), rows };
 }
 
-/** The texts of a test's batch, which a runtime could end the process by where they are outside of the contract. */
-function rowsOf({ codepoints, lengths }, where) {
-  const [B, T] = codepoints?.dims ?? [];
-  const right = B >= 1 && T >= 1 && lengths?.data.length === B && lengths.data.every((length) => length >= 1 && length <= T);
-  if (!right) fail(where, "its shapes or lengths are not those of the contract; export the bundle again");
-  return Array.from(lengths.data, (length, k) => codepoints.data.slice(k * T, k * T + length));
-}
-
-/** The outputs of `model.onnx`, by stream.onnx: each row by itself, cut in pieces of 1 to 11, the state carried. */
-async function inPieces(engine, outputs, texts) {
-  const T = Math.max(...texts.map((points) => points.length));
-  const places = engine.facts.task === "classify" ? 1 : T;
-  const widths = Object.fromEntries(outputs.map((name) => [name, name === "label_ids" ? 1 : engine.classes]));
-  const found = Object.fromEntries(
-    outputs.map((name) => {
-      const Numbers = name === "label_ids" ? Int32Array : Float32Array;
-      return [name, new Numbers(texts.length * places * widths[name]).fill(name === "label_ids" ? -1 : 0)];
-    }),
-  );
-  for (const [k, points] of texts.entries()) {
-    let state;
-    for (let start = 0, size = (k % 11) + 1; start < points.length; start += size, size = ((size * 7) % 11) + 1) {
-      const [piece, after] = await engine.next(outputs, points.slice(start, start + size), state);
-      for (const name of outputs) found[name].set(piece[name], (k * places + (places > 1 ? start : 0)) * widths[name]);
-      state = after;
-    }
-  }
-  return found;
-}
-
-/** One row of the table: numbers within the tolerance, labels equal, ties within it aside. */
-function compared(found, expected, outputs, classes) {
-  let [maxError, ok, labels] = [0, true, true];
-  const allowed = (answer) => TOLERANCE * (1 + answer.reduce((most, x) => Math.max(most, Math.abs(x)), 0));
-  const answers = (data) => (k) => data.subarray(k * classes, (k + 1) * classes);
-  for (const name of outputs) {
-    const [have, want] = [found[name], expected[name]?.data];
-    if (have.length !== want?.length || !want.every(Number.isFinite)) ok = false;
-    else if (name === "label_ids") {
-      const logits = answers(expected.logits.data);
-      labels = have.every((id, k) => {
-        const best = logits(k);
-        const tie = id >= 0 && want[k] >= 0 && Math.max(...best) - best[id] <= 2 * allowed(best);
-        return id === want[k] || tie;
-      });
-    } else
-      for (let k = 0; k < have.length / classes; k++) {
-        const [mine, theirs] = [answers(have)(k), answers(want)(k)];
-        const most = allowed(theirs);
-        mine.forEach((x, c) => {
-          const error = Math.abs(x - theirs[c]);
-          maxError = Math.max(maxError, error);
-          ok &&= error <= most; // a NaN fails too
-        });
+/** The texts of a test, each its code points (T,), and the outputs that each should have. */
+async function testData(engine, folder) {
+  const read = async (group, names) => {
+    const found = {};
+    for (const k of names.keys()) {
+      const name = `${folder}/${group}_${k}.pb`;
+      const bytes = await engine.files.read(name);
+      try {
+        const tensor = tensorOf(bytes);
+        found[tensor.name] = tensor;
+      } catch (error) {
+        fail(engine.files.where(name), `${lineOf(error)}; export the bundle again`);
       }
+    }
+    return found;
+  };
+  const { codepoints, lengths } = await read("input", INPUTS[MODEL]);
+  const outputs = await read("output", engine.outputs);
+  const [B, T] = codepoints?.dims ?? [];
+  let right =
+    B >= 1 && T >= 1 && lengths?.data.length === B && lengths.data.every((length) => length >= 1 && length <= T);
+  const numbers = {};
+  for (const name of engine.outputs) {
+    numbers[name] = outputs[name]?.data ?? [];
+    right &&=
+      numbers[name].length === B * engine.places(T) * engine.width(name) && numbers[name].every(Number.isFinite);
   }
+  if (!right)
+    fail(engine.files.where(folder), "its names, shapes or numbers are not those of the contract; export it again");
+  const texts = Array.from(lengths.data, (length, k) => codepoints.data.slice(k * T, k * T + length));
+  return [texts, texts.map((points, k) => engine.cut(numbers, k, points.length, T))];
+}
+
+/** The outputs of one text by stream.onnx, in pieces of 1 to 11 code points, the state carried. */
+async function inPieces(engine, points) {
+  const pieces = [];
+  for (let start = 0, size = 1, state; start < points.length; start += size, size = (size * 7 + 3) % 11 || 11) {
+    const [outputs, after] = await engine.next(engine.outputs, points.slice(start, start + size), state);
+    if (engine.facts.task === "classify") pieces.length = 0; // it answers for the text so far
+    pieces.push(outputs);
+    state = after;
+  }
+  const whole = (name) =>
+    joined(
+      name === "label_ids" ? Int32Array : Float32Array,
+      pieces.map((piece) => piece[name]),
+    );
+  return Object.fromEntries(engine.outputs.map((name) => [name, whole(name)]));
+}
+
+/** Numbers within the tolerance; labels equal, but for one whose logit is as near to the best as two errors can bring it. */
+function compared({ classes, outputs }, found, expected) {
+  let [maxError, labels, ok] = [0, true, true];
+  const allowed = (answer) => 1e-5 * (1 + answer.reduce((most, x) => Math.max(most, Math.abs(x)), 0));
+  const answer = (data, t) => data.subarray(t * classes, (t + 1) * classes);
+  found.forEach((row, k) => {
+    for (const name of outputs.filter((output) => output !== "label_ids"))
+      for (let t = 0; t * classes < row[name].length; t++) {
+        const [have, want] = [answer(row[name], t), answer(expected[k][name], t)];
+        const error = have.reduce((most, x, c) => Math.max(most, Math.abs(x - want[c])), 0);
+        maxError = Math.max(maxError, error);
+        ok &&= error <= allowed(want); // a NaN fails too
+      }
+    row.label_ids?.forEach((id, t) => {
+      const logits = answer(expected[k].logits, t);
+      const behind = logits[indexOfLargest(logits)] - logits[id];
+      labels &&= id === expected[k].label_ids[t] || behind <= 2 * allowed(logits);
+    });
+  });
   return { maxError, labels, ok: ok && labels };
 }
 
 // ---- Small things ----
 
+/** −ln p of an id by the logits (V,). */
 function natsOf(logits, id) {
-  const highest = logits.reduce((most, x) => Math.max(most, x), -Infinity);
+  const highest = logits[indexOfLargest(logits)];
   return Math.log(logits.reduce((sum, x) => sum + Math.exp(x - highest), 0)) + highest - logits[id];
 }
 
@@ -1001,24 +1012,29 @@ function joined(Numbers, parts) {
   return found;
 }
 
-function decoded(bytes, where) {
-  try {
-    return utf8(bytes);
-  } catch {
-    return fail(where, "is not UTF-8; copy or export the bundle again");
-  }
-}
-
 function utf8(bytes = new Uint8Array()) {
   return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
 }
 
 function isBytes(value) {
-  return Object.prototype.toString.call(value) === "[object Uint8Array]";
+  return Object.prototype.toString.call(value) === "[object Uint8Array]"; // one of another realm too
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function byName([a], [b]) {
+  return a < b ? -1 : 1;
 }
 
 function wrongTask(task, call) {
-  return new TypeError(`this model is for ${task} and has no ${call}: call ${TASK_CALLS[task]}`);
+  return new TypeError(`this model is for ${task} and has no ${call}: call ${CALLS[task]}`);
+}
+
+function tooLong(length, { maxLength, facts }) {
+  const or = facts.network.bidirectional ? "" : `, or load a bundle that has ${STREAM}`;
+  return new RangeError(`a text of ${length} characters, expected at most ${maxLength}; cut it into shorter ones${or}`);
 }
 
 function kindOf(value) {
@@ -1026,12 +1042,18 @@ function kindOf(value) {
 }
 
 function show(value) {
-  const shown = typeof value === "function" ? "a function" : (JSON.stringify(value) ?? String(value));
+  const shown = (typeof value === "number" ? undefined : JSON.stringify(value)) ?? String(value);
   return shown.length > 60 ? `${shown.slice(0, 60)}…` : shown;
 }
 
+function short(digest) {
+  return `${digest.slice(0, 12)}…`;
+}
+
 function lineOf(error) {
-  return String(error?.message ?? error).split("\n")[0].slice(0, 200);
+  return String(error?.message ?? error)
+    .split("\n")[0]
+    .slice(0, 200);
 }
 
 function fail(where, what) {

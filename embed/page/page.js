@@ -15,6 +15,7 @@ const ABOUT = { tag: "A label for every character", classify: "A label for the t
 const TITLES = { tag: "Labels", classify: "Label", lm: "Surprise" };
 
 let worker, strip, heat;
+let linked = null;      // which of the two shows a character that is looked at
 let busy = true;        // the worker has a request
 let wanted = null;      // the newest text that it has not been asked about
 let request = null;     // to write on, which waits for the answer before it
@@ -27,9 +28,8 @@ function begin() {
   if (typeof MODEL === "undefined" || typeof RUNTIME === "undefined") return fail(MISSING);
   if (!globalThis.WebAssembly?.validate(new Uint8Array(SIMD)) || !globalThis.DecompressionStream) return fail(OLD);
   describe();
-  const link = place => { strip.mark(place); heat.mark(place); };
-  strip = new Strip(at("strip"), at("tip"), link);
-  heat = new Heat(link);
+  strip = new Strip(at("strip"), at("tip"), place => link(place, strip));
+  heat = new Heat(place => link(place, heat));
   listen();
   at("text").value = MODEL.examples[0] ?? "";
   try {
@@ -42,6 +42,14 @@ function begin() {
   worker.onerror = event => fail(`The model's worker did not start. ${event.message ?? ""}`);
   const { files, characters, probe } = MODEL, { module, wasm, ohlol } = RUNTIME;
   worker.postMessage({ kind: "start", model: { files, characters, probe }, runtime: { module, wasm, ohlol } });
+}
+
+// A character that is looked at, or -1, in the strip and the heat map: neither takes away what the other shows.
+function link(place, by) {
+  if (place < 0 && linked !== by) return;
+  linked = by;
+  strip.mark(place);
+  heat.mark(place);
 }
 
 function fail(message) {
