@@ -122,7 +122,7 @@ def _model(bundle: Bundle, title: str, examples: Sequence[str]) -> str:
         "characters": manifest.alphabet.characters,
         "words": manifest.label_scheme is not None,
         "examples": list(examples) or _examples(manifest),
-        "facts": [*_facts(bundle), ("sha256 of model.onnx", manifest.files[Layout.onnx].sha256)],
+        "facts": [*_facts(bundle, names), ("sha256 of model.onnx", manifest.files[Layout.onnx].sha256)],
         "probe": found and {"names": found.names, "added": base64.b64encode(found.added).decode()},
         "files": {
             Layout.manifest: _packed(kept.to_json().encode()),
@@ -132,8 +132,8 @@ def _model(bundle: Bundle, title: str, examples: Sequence[str]) -> str:
     return f'"use strict";\nconst MODEL = {json.dumps(told, indent=1)};\n'
 
 
-def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    shown = {name: data for name, data in bundle.contents.items() if name in (Layout.onnx, Layout.stream)}
+def _facts(bundle: Bundle, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    shown = {name: bundle.contents[name] for name in names}
     for name, value in describe.describe_manifest(bundle.manifest, shown):
         yield name, describe.printable(value)
 
