@@ -121,6 +121,33 @@ def summary(model: bytes, where: str) -> Summary:
     return found
 
 
+@dataclass(frozen=True)
+class Node:
+    """An operator of the graph, with the names of what goes in and comes out."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def nodes(model: bytes, where: str) -> list[Node]:
+    """The operators of the graph itself, in order, without those of subgraphs. Raises `BundleError`."""
+    try:
+        graph = next(content for number, _, _, content in _fields(model) if number == 7)
+        return [_node(content) for number, _, _, content in _fields(graph) if number == 1]
+    except (StopIteration, *DAMAGED) as error:
+        raise BundleError(f"{where}: not an ONNX file, or damaged ({error}); export it again") from error
+
+
+def _node(data: bytes) -> Node:
+    texts: dict[int, list[str]] = {1: [], 2: [], 4: []}
+    for number, _, _, content in _fields(data):
+        if number in texts:
+            texts[number].append(content.decode("utf-8"))
+    (op,) = texts[4]
+    return Node(op, tuple(texts[1]), tuple(texts[2]))
+
+
 def read_tensor(data: bytes, where: str) -> tuple[str, NDArray[Any]]:
     """Name and values of a `TensorProto` of float32 or int32 that keeps them in `raw_data`."""
     try:

@@ -40,6 +40,7 @@ MODULES = {
     "serve": "net",
     "train": "learn",
     "verify": "use",
+    "web": "apps",
 }
 
 

@@ -46,6 +46,7 @@ NODE_PACKAGES = (
     "onnxruntime-web@1.30.0",
     "playwright-core@1.64.1",
     "typescript@5.9.3",
+    "axe-core@4.14.1",
 )
 
 

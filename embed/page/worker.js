@@ -1,0 +1,164 @@
+// The model, in a worker of its own, so that typing never waits for it. The page sends one request at a time:
+// {kind: "start", model, runtime}, {kind: "answer", text}, {kind: "generate", prompt, length, temperature, seed}, and
+// {kind: "stop"} in the midst of that. Each is answered by {kind: its own, …} or {kind: "error", of, message}.
+"use strict";
+
+const MOST_LIKELY = 5;  // labels or characters that are told for each place
+const FRAME = 16;       // milliseconds after which what was made is told, and a "stop" is heard
+
+let model, outputs, names, ids, characters;
+let stopped = false;
+
+const handlers = { start, answer, generate, stop: () => { stopped = true; } };
+
+onmessage = async ({ data }) => {
+  try {
+    await handlers[data.kind](data);
+  } catch (error) {
+    postMessage({ kind: "error", of: data.kind, message: String(error?.message ?? error) });
+  }
+};
+
+async function start({ model: told, runtime }) {
+  const [script, wasm, ...contents] = await Promise.all(
+    [runtime.module, runtime.wasm, ...Object.values(told.files)].map(unpacked));
+  const files = Object.fromEntries(Object.keys(told.files).map((name, k) => [name, contents[k]]));
+  const ort = await module(script);
+  ort.env.wasm.wasmBinary = wasm;
+  ort.env.wasm.numThreads = 1;
+  ort.env.logLevel = "error";
+  const { load } = await module(runtime.ohlol);
+  characters = Array.from(told.characters);
+  ids = new Map(characters.map((character, k) => [character, k + 2]));  // 0 is padding, 1 unknown
+  names = told.probe?.names ?? [];
+  const added = told.probe ? Uint8Array.from(atob(told.probe.added), c => c.charCodeAt(0)) : new Uint8Array();
+  model = await load(files, { ort: watched(ort, files["model.onnx"], added) });
+  postMessage({ kind: "start" });
+}
+
+// What a script holds as gzip in base64. Throws where it was damaged on its way.
+async function unpacked(text) {
+  try {
+    const characters = atob(text), bytes = new Uint8Array(characters.length);
+    for (let k = 0; k < bytes.length; k++) bytes[k] = characters.charCodeAt(k);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  } catch {
+    throw new Error("a file of this page is damaged; copy it again, or write it again with `ohlol web`");
+  }
+}
+
+// A module without an address of its own: from a page on the disk, nothing else can be imported, and only here.
+async function module(source) {
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  try {
+    return await import(url);
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+// ONNX Runtime, but that `outputs` is what model.onnx answered last, and that the bytes `added`, more outputs, are put
+// after those of its file. The file itself is as it was proved, and the answers are the same to the bit.
+function watched(ort, bytes, added) {
+  const is = given => given.length === bytes.length && given.every((byte, k) => byte === bytes[k]);
+  return {
+    Tensor: ort.Tensor,
+    InferenceSession: {
+      async create(given, options) {
+        if (!is(given)) return ort.InferenceSession.create(given, options);
+        const whole = new Uint8Array(given.length + added.length);
+        whole.set(given);
+        whole.set(added, given.length);
+        const session = await ort.InferenceSession.create(whole, options);
+        return {
+          inputNames: session.inputNames,
+          outputNames: session.outputNames.filter(name => !names.includes(name)),
+          run: async feeds => (outputs = await session.run(feeds)),
+          release: () => session.release(),
+        };
+      },
+    },
+  };
+}
+
+async function answer({ text }) {
+  outputs = undefined;
+  const begun = performance.now();
+  const call = { tag: "tag", classify: "classify", lm: "score" }[model.task];
+  const found = await model[call](text);
+  const ms = text ? performance.now() - begun : undefined;
+  const points = Array.from(found.text);
+  const known = points.map(character => model.knows(character));
+  const told = { ...found, characters: points, known, hidden: hidden(points.length) };
+  if (model.task === "lm" && outputs) Object.assign(told, foreseen(points));
+  postMessage({ kind: "answer", found: told, ms });
+}
+
+// The hidden state, `(T, units)` row by row: a row is that of a character, both ways side by side.
+function hidden(T) {
+  const ways = names.map(name => outputs?.[name]);
+  if (!ways.length || ways.some(way => way?.dims[0] !== T)) return undefined;
+  const H = ways[0].dims[2], units = H * ways.length, values = new Float32Array(T * units);
+  ways.forEach(({ data }, way) => {
+    for (let t = 0; t < T; t++) {
+      const step = way ? T - 1 - t : t;  // the other way begins at the last character
+      values.set(data.subarray(step * H, (step + 1) * H), t * units + way * H);
+    }
+  });
+  return { values, units, ways: ways.length };
+}
+
+// Of a language model: how many bits each character was worth, NaN for the first, and what was expected before it and,
+// one more, after the last.
+function foreseen(points) {
+  const { dims: [, T, V], data } = outputs.logits;
+  const bits = new Float32Array(T).fill(NaN), expected = [[]];
+  for (let t = 0; t < T; t++) {
+    const row = data.subarray(t * V, (t + 1) * V);
+    const largest = row.reduce((a, b) => Math.max(a, b), -Infinity);
+    const total = row.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
+    const log = id => row[id] - largest - Math.log(total);
+    if (t + 1 < T) bits[t + 1] = -log(ids.get(points[t + 1]) ?? 1) / Math.LN2;
+    expected.push(best(row).map(id => ({ label: characters[id - 2] ?? null, probability: Math.exp(log(id)) })));
+  }
+  return { bits, expected };
+}
+
+function best(row) {
+  const found = [];
+  row.forEach((value, id) => {
+    if (found.length === MOST_LIKELY && !(value > row[found.at(-1)])) return;
+    const place = found.findIndex(other => value > row[other]);
+    found.splice(place < 0 ? found.length : place, 0, id);
+    found.length = Math.min(found.length, MOST_LIKELY);
+  });
+  return found;
+}
+
+async function generate({ prompt, length, temperature, seed }) {
+  stopped = false;
+  let held = "", told = performance.now();
+  const random = seed === null ? Math.random : seeded(seed);
+  for await (const character of model.generate(prompt, { length, temperature, random })) {
+    held += character;
+    if (performance.now() - told < FRAME) continue;
+    postMessage({ kind: "made", text: held });
+    held = "";
+    await new Promise(resolve => setTimeout(resolve));
+    if (stopped) break;
+    told = performance.now();
+  }
+  postMessage({ kind: "generate", text: held, stopped });
+}
+
+// Numbers in [0, 1), the same for the same seed everywhere: SplitMix32.
+function seeded(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x9e3779b9) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 16), 0x21f0aaad);
+    mixed = Math.imul(mixed ^ (mixed >>> 15), 0x735a2d97);
+    return ((mixed ^ (mixed >>> 15)) >>> 0) / 2 ** 32;
+  };
+}
