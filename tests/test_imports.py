@@ -17,7 +17,7 @@ ALLOWED = {
         *("artifacts", "train", "numpy", "torch", "safetensors", "pydantic", "rich", "tomli_w", "filelock"),
         *("matplotlib", "jinja2"),
     },
-    "export": {"artifacts", "train", "serve", "export", "numpy", "torch", "onnx"},
+    "export": {"artifacts", "train", "serve", "export", "numpy", "torch", "onnx", "jinja2"},
     "embed": {"artifacts", "embed", "numpy"},
     "ohlol": {"ohlol", "artifacts", "serve", "train", "export", "embed", "click"},
 }
