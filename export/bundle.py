@@ -101,7 +101,10 @@ def export(
                 continue
             try:
                 measured = _loss(
-                    manifest, whole, content, *split_to_measure(recipe, vocabulary, data, Path(state.data_folder))
+                    manifest,
+                    whole,
+                    content,
+                    *split_to_measure(recipe, vocabulary, data, Path(state.data_folder)),
                 )
             except (DataError, RecipeError) as error:
                 left_out[name] = f"its loss cannot be measured: {error}"
@@ -228,7 +231,9 @@ def _claims(file: str, content: bytes, manifest: Manifest) -> list[Claim]:
     return [proof.torch_claim(file, load(content), manifest.task)]
 
 
-def split_to_measure(recipe: Recipe, vocabulary: Vocabulary, data: Path | None, trained_on: Path) -> tuple[str, Split]:
+def split_to_measure(
+    recipe: Recipe, vocabulary: Vocabulary, data: Path | None, trained_on: Path
+) -> tuple[str, Split]:
     """The data to measure a loss on: the best there is of test, dev and train."""
     _, dev, test = recipe.data.split or (0, 0, 0)
     has = {"test": recipe.data.test or test, "dev": recipe.data.dev or dev}

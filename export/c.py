@@ -20,7 +20,7 @@ from ohlol.export import c_proof, c_tables, proof
 from ohlol.export.bundle import load, split_to_measure
 from ohlol.export.c_proof import Library
 from ohlol.export.c_source import Source, described, identifier, write_source, write_test
-from ohlol.export.c_tables import Weights
+from ohlol.export.c_tables import Tables, Weights
 from ohlol.serve import places
 from ohlol.train.checkpoint import State
 from ohlol.train.evaluate import evaluate_network
@@ -67,33 +67,57 @@ def export(
             "model.onnx by ONNX Runtime (docs/cpp.md), or train a smaller network"
         )
     cases = proof.draw_cases(manifest.alphabet)
-    oracle, (shown, whole) = network, c_tables.folded(network)
-    claims, measured = [proof.eager(shown, manifest.alphabet)], ""
-    first = proof.prove(network, manifest.alphabet, claims, cases)
-    if weights == "int8":
-        proof.require(first)  # that the products are those of the network; what follows is held against them, rounded
-        shown = oracle = c_tables.rounded(shown, whole)
-        measured = _measured(network, oracle, manifest, cases, recipe, state, data)
-    tables = c_tables.tables(shown, whole, weights)
-    source = described(identifier(name), manifest, tables)
-    files = write_source(source, manifest, tables, measured)
-    files[f"{source.name}_test.c"] = write_test(
-        source, *c_proof.test_data(oracle, manifest.alphabet, cases, source.classes)
-    )
+    whole, oracle, found = prepared(network, weights)
+    # That the products are those of the network: int8 is held against them, rounded.
+    first = proof.prove(network, manifest.alphabet, [proof.eager(whole, manifest.alphabet)], cases)
+    proof.require(first)
+    measured = _measured(network, oracle, manifest, cases, recipe, state, data) if weights == "int8" else ""
+    source = described(identifier(name), manifest, found)
+    files = written(source, manifest, found, oracle, cases, measured)
     compiler = shutil.which(c_proof.COMPILER)
     if compiler is None:
         return Exported(source.name, files, None, f"no C compiler ({c_proof.COMPILER}) is on this machine")
     try:
         second = _proved(source, files, compiler, oracle, manifest, cases)
-    except OSError as error:  # a compiler for another machine, or a temporary folder from which nothing may run
+    except (
+        OSError
+    ) as error:  # a compiler for another machine, or a temporary folder from which nothing may run
         return Exported(source.name, files, None, f"what {compiler} makes does not run here ({error})")
     proved = Proof(second.oracle, first.rows + second.rows, second.versions)
     proof.require(proved)
     return Exported(source.name, files, proved)
 
 
+def prepared(network: Network, weights: Weights) -> tuple[Network, Network, Tables]:
+    """`network` as its tables have it; the network that these must answer as; and the tables."""
+    shown, folded = c_tables.folded(network)
+    if weights == "float32":
+        return shown, network, c_tables.tables(shown, folded, weights)
+    rounded = c_tables.rounded(shown, folded)
+    return shown, rounded, c_tables.tables(rounded, folded, weights)
+
+
+def written(
+    source: Source,
+    manifest: Manifest,
+    tables: Tables,
+    oracle: Network,
+    cases: Sequence[Case],
+    measured: str = "",
+) -> dict[str, bytes]:
+    """The three files; the answers in `NAME_test.c` are those of `oracle`."""
+    texts, logits = c_proof.test_data(oracle, manifest.alphabet, cases, source.classes)
+    files = write_source(source, manifest, tables, measured)
+    return files | {f"{source.name}_test.c": write_test(source, texts, logits)}
+
+
 def _proved(
-    source: Source, files: dict[str, bytes], compiler: str, oracle: Network, manifest: Manifest, cases: Sequence[Case]
+    source: Source,
+    files: dict[str, bytes],
+    compiler: str,
+    oracle: Network,
+    manifest: Manifest,
+    cases: Sequence[Case],
 ) -> Proof:
     """The proof of files compiled for the moment, `NAME_test.c` among them."""
     name = source.name
@@ -108,7 +132,9 @@ def _proved(
         proved = proof.prove(oracle, manifest.alphabet, claims, cases)
         done = subprocess.run([folder / f"{name}_test"], capture_output=True, text=True, check=False)
         if proved.passed and done.returncode:
-            raise ProofError(f"{name}_test.c fails where the proof holds; please report this: {done.stdout.strip()}")
+            raise ProofError(
+                f"{name}_test.c fails where the proof holds; please report this: {done.stdout.strip()}"
+            )
         return proved
 
 
@@ -123,7 +149,9 @@ def _measured(
 ) -> str:
     """What rounding changed: probabilities in the cases, and the task's metrics on the best data there is."""
     changes = [
-        np.abs(proof.expected_outputs(one, manifest.alphabet, case)["probabilities"] - expected["probabilities"]).max()
+        np.abs(
+            proof.expected_outputs(one, manifest.alphabet, case)["probabilities"] - expected["probabilities"]
+        ).max()
         for case in cases
         for one, expected in [(near, proof.expected_outputs(network, manifest.alphabet, case))]
     ]

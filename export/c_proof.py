@@ -36,7 +36,9 @@ def compile_c(compiler: str, folder: Path, *arguments: str | Path) -> None:
 
 def version(compiler: str) -> str:
     """The first line of what the compiler says of itself."""
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, errors="replace", check=False
+    )
     return (done.stdout.splitlines() or ["unknown"])[0]
 
 
@@ -104,7 +106,9 @@ def _answer(library: Library, answered: Callable[[NDArray[np.uint32]], Answered]
         shape = (B,) if task == "classify" else (B, T)
         found = {name: np.zeros((*shape, C), dtype=np.float32) for name in NAMES[:2]}
         labels = np.full(shape, -1, dtype=np.int32)
-        for row, (points, n) in enumerate(zip(case.codepoints.view(np.uint32), case.lengths.tolist(), strict=True)):
+        for row, (points, n) in enumerate(
+            zip(case.codepoints.view(np.uint32), case.lengths.tolist(), strict=True)
+        ):
             logits, own = answered(np.ascontiguousarray(points[:n]))
             inside = row if task == "classify" else (row, slice(n))
             one = 0 if task == "classify" else slice(None)
@@ -119,24 +123,25 @@ def _answer(library: Library, answered: Callable[[NDArray[np.uint32]], Answered]
 
 def test_data(
     network: Network, alphabet: Alphabet, cases: Sequence[Case], classes: int
-) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.float32]]]:
-    """Texts of the cases, by turns one of each, and the logits that `network` answers, up to `MOST` numbers.
+) -> tuple[list[NDArray[np.uint32]], NDArray[np.float32]]:
+    """Texts of the cases, by turns one of each, and the logits `(answers, C)` of `network`, up to `MOST` numbers.
 
     A text is cut where it would be more; the first, of one character, is always there.
     """
     rows = [[row[:n] for row, n in zip(c.codepoints, c.lengths.tolist(), strict=True)] for c in cases]
-    turns = [own[k] for k in range(max(map(len, rows))) for own in rows if k < len(own)]
-    texts: list[NDArray[np.uint32]] = []
-    logits: list[NDArray[np.float32]] = []
-    room = MOST
-    for row in turns:
-        left = len(row) if network.task == "classify" else room // classes
-        row = row[: max(left, 0 if texts else 1)]
-        if not len(row) or (texts and room < classes):
+    texts: list[NDArray[np.int32]] = []
+    room = MOST // classes  # answers
+    for row in (own[k] for k in range(max(map(len, rows))) for own in rows if k < len(own)):
+        text = row if network.task == "classify" else row[: room if texts else max(room, 1)]
+        texts.append(text)
+        room -= 1 if network.task == "classify" else len(text)
+        if room <= 0:
             break
-        case = Case("", row[None], np.array([len(row)], dtype=np.int32))
-        answer = expected_outputs(network, alphabet, case)["logits"][0].astype(np.float32)
-        texts.append(np.ascontiguousarray(row).view(np.uint32))
-        logits.append(answer)
-        room -= answer.size
-    return texts, logits
+    lengths = np.array([len(text) for text in texts], dtype=np.int32)
+    padded = np.zeros((len(texts), max(lengths)), dtype=np.int32)
+    for number, text in enumerate(texts):
+        padded[number, : len(text)] = text
+    answers = expected_outputs(network, alphabet, Case("", padded, lengths))["logits"].astype(np.float32)
+    if network.task != "classify":
+        answers = np.concatenate([own[:n] for own, n in zip(answers, lengths.tolist(), strict=True)])
+    return [text.view(np.uint32) for text in texts], answers

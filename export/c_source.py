@@ -53,7 +53,9 @@ def described(name: str, manifest: Manifest, tables: Tables) -> Source:
     kept = H * (2 if tables.cell == "lstm" else 1)
     if ways == 1:
         return Source(name, manifest.task, True, tables.classes, layers * kept, 0, layers * kept)
-    classify = manifest.task == "classify"  # which needs no place for the last layer's answers but the final ones
+    classify = (
+        manifest.task == "classify"
+    )  # which needs no place for the last layer's answers but the final ones
     places = min(layers - classify, 2)
     return Source(name, manifest.task, False, tables.classes, kept + 2 * H * classify, places * 2 * H, 0)
 
@@ -71,7 +73,9 @@ def write_source(source: Source, manifest: Manifest, tables: Tables, measured: s
     product, sums, sums_are = SUMS[tables.cell]
     embedding_size = tables.embedding.values.shape[1] if tables.embedding else 0
     bits, index, rows = pages(manifest.alphabet)
-    sizes = [array.nbytes for array in tables.arrays] + [array.size * unsigned(array) for array in (index, rows)]
+    sizes = [array.nbytes for array in tables.arrays] + [
+        array.size * unsigned(array) for array in (index, rows)
+    ]
     checkpoint = manifest.provenance["checkpoint"]
     labels = manifest.labels or ("", "", *manifest.alphabet.characters)
     facts = {
@@ -132,8 +136,8 @@ def write_source(source: Source, manifest: Manifest, tables: Tables, measured: s
     }
 
 
-def write_test(source: Source, texts: Sequence[NDArray[np.uint32]], logits: Sequence[NDArray[np.float32]]) -> bytes:
-    """`NAME_test.c` of `texts`, each `(T,)`, and their logits: `(T, C)`, or `(C,)` for `classify`."""
+def write_test(source: Source, texts: Sequence[NDArray[np.uint32]], logits: NDArray[np.float32]) -> bytes:
+    """`NAME_test.c` of `texts`, each `(T,)`, and the logits `(answers, C)` of all of them."""
     longest = max(map(len, texts))
     facts = {
         "name": source.name,
@@ -145,7 +149,7 @@ def write_test(source: Source, texts: Sequence[NDArray[np.uint32]], logits: Sequ
         "answers_of_longest": 1 if source.task == "classify" else longest,
         "codepoints": _lines(f"0x{point:X}" for point in np.concatenate(texts).tolist()),
         "lengths": _lines(str(len(text)) for text in texts),
-        "logits": numbers(np.concatenate([one.ravel() for one in logits])),
+        "logits": numbers(logits),
     }
     return _rendered("c_test.c.jinja", facts)
 
@@ -161,8 +165,12 @@ def literal(text: str) -> str:
         data = b"\0"
     if b"\0" in data or len(data) > LONGEST_LITERAL:
         what = "a NUL or a lone surrogate" if b"\0" in data else f"more than {LONGEST_LITERAL:,} bytes"
-        raise OhlolError(f"label {text[:40]!r}: has {what}, which no string of C can hold; name it otherwise and train again")
-    return '"' + "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in data) + '"'
+        raise OhlolError(
+            f"label {text[:40]!r}: has {what}, which no string of C can hold; name it otherwise and train again"
+        )
+    return (
+        '"' + "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in data) + '"'
+    )
 
 
 def numbers(array: NDArray[Any]) -> str:
@@ -206,14 +214,20 @@ def _network(network: Any) -> str:
 
 def _texts(manifest: Manifest) -> str:
     form = manifest.alphabet.normalisation
-    first = "as they are, not normalised" if form == "none" else f"in normal form {form} of Unicode, which is the caller's work"
+    first = (
+        "as they are, not normalised"
+        if form == "none"
+        else f"in normal form {form} of Unicode, which is the caller's work"
+    )
     return f"code points {first}; {len(manifest.alphabet.characters):,} are known, all others are one unknown character"
 
 
 def _answers(manifest: Manifest) -> str:
     if manifest.task == "lm":
         return f"the {len(manifest.alphabet):,} characters of the alphabet: 0 padding, 1 the unknown, then the known ones"
-    shown = [json.dumps(label[:40]).replace("/", "\\/") for label in manifest.labels[:LISTED]]  # nothing ends the comment
+    shown = [
+        json.dumps(label[:40]).replace("/", "\\/") for label in manifest.labels[:LISTED]
+    ]  # nothing ends the comment
     more = f" and {len(manifest.labels) - LISTED:,} more" if len(manifest.labels) > LISTED else ""
     indent = "\n *             "
     return indent.join(_wrapped(", ".join(shown) + more))

@@ -115,7 +115,8 @@ def folded(network: Network) -> tuple[Network, bool]:
         if vectors.shape[0] * W.shape[0] > vectors.numel() + W.numel():
             return network, False
     table = (vectors.double() @ W.double().T).float()
-    network.embedding = nn.Embedding.from_pretrained(table)
+    network.embedding = nn.Embedding(*table.shape).requires_grad_(False)
+    network.embedding.load_state_dict({"weight": table})
     for number, way in enumerate(ways):
         M, H = len(way.weight_ih_l0), way.hidden_size
         twin = layer(network.cell, len(W), H).eval().requires_grad_(False)
@@ -138,7 +139,9 @@ def rounded(network: Network, whole: bool) -> Network:
     stored_rows = [*pieces]
     for number, ways in enumerate(layers):
         for way in ways:
-            stored_rows += [way.weight_hh_l0.T] if whole and not number else [way.weight_hh_l0.T, way.weight_ih_l0.T]
+            stored_rows += (
+                [way.weight_hh_l0.T] if whole and not number else [way.weight_hh_l0.T, way.weight_ih_l0.T]
+            )
     if isinstance(network.head, nn.Linear):
         stored_rows.append(network.head.weight.T)
     with torch.no_grad():
@@ -168,7 +171,9 @@ def pages(alphabet: Alphabet) -> tuple[int, NDArray[np.int32], NDArray[np.int32]
     for bits in range(3, 12):
         known = sorted({point >> bits for point in points})
         number = {page: k for k, page in enumerate(known, start=1)}  # page 0 has no character
-        index = np.array([number.get(page, 0) for page in range(known[-1] + 1 if known else 1)], dtype=np.int32)
+        index = np.array(
+            [number.get(page, 0) for page in range(known[-1] + 1 if known else 1)], dtype=np.int32
+        )
         rows = np.zeros((len(known) + 1) << bits, dtype=np.int32)
         for row, point in enumerate(points, start=1):
             rows[(number[point >> bits] << bits) + (point & (1 << bits) - 1)] = row

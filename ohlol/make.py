@@ -170,7 +170,11 @@ def export(
         if source.proof is not None:
             click.echo(f"\n{source.proof.table()}\nproved; ", err=True, nl=False)
         else:
-            click.echo(f"not proved: {source.unproved}; {source.name}_test.c proves it where there is one; ", err=True, nl=False)
+            click.echo(
+                f"not proved: {source.unproved}; {source.name}_test.c proves it where there is one; ",
+                err=True,
+                nl=False,
+            )
         click.echo(f"{c_folder} holds {', '.join(source.files)}", err=True)
     _write_places(bundle, wanted, name)
 
