@@ -226,7 +226,7 @@ def _answers(manifest: Manifest) -> str:
     if manifest.task == "lm":
         return f"the {len(manifest.alphabet):,} characters of the alphabet: 0 padding, 1 the unknown, then the known ones"
     shown = [
-        json.dumps(label[:40]).replace("/", "\\/") for label in manifest.labels[:LISTED]
+        json.dumps(label[:40]).replace("/", "\\u002f") for label in manifest.labels[:LISTED]
     ]  # nothing ends the comment
     more = f" and {len(manifest.labels) - LISTED:,} more" if len(manifest.labels) > LISTED else ""
     indent = "\n *             "
