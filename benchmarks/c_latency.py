@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import tempfile
@@ -17,17 +18,17 @@ from pathlib import Path
 
 from ohlol.serve.places import RECORD
 
-ROUNDS, TEXTS = 51, 2000
+ROUNDS, TEXTS = 51, 200
 PROGRAM = r"""
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include "NAME.h"
+#include "MODEL.h"
 
 #define MOST 4096
-static float work[NAME_WORK(MOST)], logits[MOST * NAME_CLASSES];
+static float work[MACRO_WORK(MOST)], logits[MOST * MACRO_CLASSES];
 static int labels[MOST];
 static uint32_t codepoints[MOST];
 
@@ -46,16 +47,16 @@ static int ascending(const void *a, const void *b)
 static void run(const char *text, const char *end)
 {
     size_t n = 0;
-    while (text < end && n < MOST) codepoints[n++] = NAME_utf8(&text, end);
-    NAME_run(codepoints, n, work, logits, labels);
+    while (text < end && n < MOST) codepoints[n++] = MODEL_utf8(&text, end);
+    MODEL_run(codepoints, n, work, logits, labels);
 }
 
-#ifdef NAME_STATE
+#ifdef MACRO_STATE
 static void steps(const char *text, const char *end)
 {
-    NAME_state state;
-    NAME_start(&state);
-    while (text < end) labels[0] = NAME_step(&state, NAME_utf8(&text, end), logits);
+    MODEL_state state;
+    MODEL_start(&state);
+    while (text < end) labels[0] = MODEL_step(&state, MODEL_utf8(&text, end), logits);
 }
 #endif
 
@@ -76,7 +77,7 @@ int main(int argc, char **argv)
 {
     const char *text = argc > 1 ? argv[1] : "hello";
     timed("run", run, text);
-#ifdef NAME_STATE
+#ifdef MACRO_STATE
     timed("step", steps, text);
 #endif
     return 0;
@@ -93,12 +94,11 @@ def main() -> None:
     given = parser.parse_args()
     files = json.loads((given.folder / RECORD).read_bytes())["files"]
     name = next(Path(file).stem for file in files if file.endswith(".h"))
-    program = PROGRAM.replace("ROUNDS", str(ROUNDS)).replace("TEXTS", str(TEXTS))
-    for macro in ("WORK", "CLASSES", "STATE"):
-        program = program.replace(f"NAME_{macro}", f"{name.upper()}_{macro}")
+    words = {"MODEL": name, "MACRO": name.upper(), "ROUNDS": str(ROUNDS), "TEXTS": str(TEXTS)}
+    program = re.sub("|".join(words), lambda word: words[word[0]], PROGRAM)
     with tempfile.TemporaryDirectory() as kept:
         folder = Path(kept)
-        (folder / "latency.c").write_text(program.replace("NAME", name), encoding="utf-8")
+        (folder / "latency.c").write_text(program, encoding="utf-8")
         flags = [given.compiler, "-std=c99", *shlex.split(given.flags), f"-I{given.folder}"]
         subprocess.run([*flags, "-c", given.folder / f"{name}.c", "-o", folder / "model.o"], check=True)
         subprocess.run(

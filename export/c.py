@@ -125,8 +125,9 @@ def _proved(
         folder = Path(kept)
         for file, content in files.items():
             (folder / file).write_bytes(content)
-        c_proof.compile_c(compiler, folder, "-fPIC", "-shared", f"{name}.c", "-lm", "-o", f"{name}.so")
-        c_proof.compile_c(compiler, folder, f"{name}.c", f"{name}_test.c", "-lm", "-o", f"{name}_test")
+        c_proof.compile_c(compiler, folder, "-fPIC", "-c", f"{name}.c")
+        c_proof.compile_c(compiler, folder, "-shared", f"{name}.o", "-lm", "-o", f"{name}.so")
+        c_proof.compile_c(compiler, folder, f"{name}_test.c", f"{name}.o", "-lm", "-o", f"{name}_test")
         library = Library(source, ctypes.CDLL(str(folder / f"{name}.so")))
         claims = c_proof.claims(library, c_proof.version(compiler))
         proved = proof.prove(oracle, manifest.alphabet, claims, cases)

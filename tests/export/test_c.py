@@ -6,9 +6,11 @@ import ctypes
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -644,3 +646,32 @@ def test_usage_that_is_wrong(options, message, run, tmp_path):
     assert done.exit_code == 2
     assert message in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_of_docs_does_as_it_says(cc, tmp_path, recipes):
+    """docs/c.md from its first command to its last: what it prints, the page shows."""
+    page = (ROOT / "docs" / "c.md").read_text(encoding="utf-8")
+    (tmp_path / "recipes").symlink_to(recipes, target_is_directory=True)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    printed, shown = "", 0
+    for language, code in re.findall(r"^```(bash|c|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        if language == "c":
+            (tmp_path / re.match(r"/\* (\S+) \*/", code)[1]).write_text(code, encoding="utf-8")
+        elif language == "bash":
+            done = subprocess.run(
+                ["bash", "-euc", code],
+                cwd=tmp_path,
+                env=os.environ | {"PATH": path},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            printed = done.stdout + done.stderr
+        else:
+            for line in code.splitlines():
+                pattern = re.sub(r"…", ".*", re.sub(r"(\\ )+", " +", re.escape(line)))
+                assert re.search(f"^{pattern}$", printed, re.MULTILINE), f"{line!r} is not in {printed}"
+                shown += 1
+    assert shown == 5
+    compiled(cc, *STRICT, "-c", f"-I{tmp_path / 'hello_c'}", tmp_path / "label.c", "-o", tmp_path / "label.o")
