@@ -149,19 +149,17 @@ def _measured(
     data: Path | None,
 ) -> str:
     """What rounding changed: probabilities in the cases, and the task's metrics on the best data there is."""
-    changes = [
-        np.abs(
-            proof.expected_outputs(one, manifest.alphabet, case)["probabilities"] - expected["probabilities"]
-        ).max()
-        for case in cases
-        for one, expected in [(near, proof.expected_outputs(network, manifest.alphabet, case))]
-    ]
-    told = f"changes a probability by up to {max(changes):.2g} in the texts of the proof"
+    before, after = (
+        [proof.expected_outputs(one, manifest.alphabet, case)["probabilities"] for case in cases]
+        for one in (network, near)
+    )
+    change = max(float(np.abs(x - y).max()) for x, y in zip(before, after, strict=True))
+    told = f"changes a probability by up to {change:.2g} in the texts of the proof"
     vocabulary = run.Vocabulary(manifest.alphabet, manifest.labels, manifest.label_scheme)
     try:
         split_name, split = split_to_measure(recipe, vocabulary, data, Path(state.data_folder))
     except (DataError, RecipeError):
         return f"{told}; no data was there to measure more"
-    before, after = (evaluate_network(one, split, vocabulary) for one in (network, near))
-    metrics = ", ".join(f"{key.replace('_', ' ')} {before[key]:.4f} -> {after[key]:.4f}" for key in after)
+    whole, less = (evaluate_network(one, split, vocabulary) for one in (network, near))
+    metrics = ", ".join(f"{key.replace('_', ' ')} {whole[key]:.4f} -> {less[key]:.4f}" for key in less)
     return f"{told}; on {split_name}: {metrics}"

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import ohlol
 from ohlol.artifacts.contract import Task
 from ohlol.artifacts.errors import OhlolError
 from ohlol.artifacts.manifest import Manifest
@@ -81,7 +81,7 @@ def write_source(source: Source, manifest: Manifest, tables: Tables, measured: s
     facts = {
         "name": name,
         "NAME": NAME,
-        "version": ohlol.__version__,
+        "version": version("ohlol"),
         "does": DOES[manifest.task],
         "network": _network(network),
         "weights": f"{'int8, a scale for each row' if int8 else 'float32'}, {sum(a.size for a in tables.arrays):,} numbers",

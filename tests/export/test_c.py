@@ -174,6 +174,24 @@ def test_no_sanitizer_finds_anything(cc, networks):
     assert len(FORMS) == told.count("all as PyTorch's")
 
 
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("more", [{"tied": True, "embedding_size": 6}, {"loop": True}], ids=["tied", "loop"])
+def test_what_training_shares_or_loops_over(more, weights, cc, make):
+    """The head's weights that are the embedding's too, and the layer trained cell by cell: tables of their own."""
+    assert proved(make, ("lm", "gru", False, 1, "embedding", "linear", weights), cc, **more) == set()
+
+
+@pytest.mark.parametrize("task", ["classify", "lm"])
+def test_the_proof_that_goes_along_stays_small(task, cc, make):
+    """Of thousands of characters or labels, too: at least one answer is held against PyTorch."""
+    alphabet = Alphabet("".join(map(chr, range(0x4E00, 0x4E00 + 3000))))
+    *_, files = made(make, "many", (task, "rnn", False, 1, "embedding", "linear", "int8"), alphabet=alphabet)
+    expected = (
+        re.search(r"_test_logits\[\] = \{(.*?)\}", files["many_test.c"].decode(), re.DOTALL)[1].count(",") + 1
+    )
+    assert (3002 if task == "lm" else 4) <= expected <= c_proof.MOST
+
+
 @pytest.mark.parametrize("name", [name for name in FORMS if name.startswith("tag")])
 def test_steps_are_the_whole(name, networks, library):
     """`NAME_step` gives the very numbers of `NAME_run`, from any state that was copied in the middle."""
