@@ -79,9 +79,8 @@ def export(
         return Exported(source.name, files, None, f"no C compiler ({c_proof.COMPILER}) is on this machine")
     try:
         second = _proved(source, files, compiler, oracle, manifest, cases)
-    except (
-        OSError
-    ) as error:  # a compiler for another machine, or a temporary folder from which nothing may run
+    except OSError as error:
+        # A compiler for another machine, or a temporary folder from which nothing may run.
         return Exported(source.name, files, None, f"what {compiler} makes does not run here ({error})")
     proved = Proof(second.oracle, first.rows + second.rows, second.versions)
     proof.require(proved)
