@@ -74,16 +74,8 @@ def export(
     folder, out, formats = Path(folder), Path(out), chosen(formats)
     out = out.resolve() if out.name in ("", "..") else out  # "." has no name to exchange
     _may_replace(out)
-    network, recipe, vocabulary, state = load_network(folder, which)
-    if which == run.Layout.best and state.best_epoch == 0 < recipe.train.epochs:
-        raise CheckpointError(
-            f"{folder}: its training stopped before the first epoch was complete, so there is nothing to export; go on "
-            "with it by `ohlol train ... --resume`"
-        )
-    for key, weight in network.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise CheckpointError(f"{folder}: the weight {key} holds what is no finite number; train again")
-    manifest = _manifest(folder, which, recipe, vocabulary, state)
+    network, recipe, state, manifest = load(folder, which)
+    vocabulary = Vocabulary(manifest.alphabet, manifest.labels, manifest.label_scheme)
     cases = proof.draw_cases(manifest.alphabet)
     contents: dict[str, bytes] = {}
     claims: list[Claim] = [proof.eager(network, manifest.alphabet)]
@@ -109,7 +101,10 @@ def export(
                 continue
             try:
                 measured = _loss(
-                    manifest, whole, content, *_split(recipe, vocabulary, data, Path(state.data_folder))
+                    manifest,
+                    whole,
+                    content,
+                    *split_to_measure(recipe, vocabulary, data, Path(state.data_folder)),
                 )
             except (DataError, RecipeError) as error:
                 left_out[name] = f"its loss cannot be measured: {error}"
@@ -132,6 +127,20 @@ def export(
             manifest.with_files(plain | entries).to_json(), encoding="utf-8"
         )
     return Exported(proved, {name: reason for name, reason in left_out.items() if reason})
+
+
+def load(folder: Path, which: str) -> tuple[Network, Recipe, State, Manifest]:
+    """The checkpoint `which` of a run, to be exported. Raises `CheckpointError` where there is nothing in it to export."""
+    network, recipe, vocabulary, state = load_network(folder, which)
+    if which == run.Layout.best and state.best_epoch == 0 < recipe.train.epochs:
+        raise CheckpointError(
+            f"{folder}: its training stopped before the first epoch was complete, so there is nothing to export; go on "
+            "with it by `ohlol train ... --resume`"
+        )
+    for key, weight in network.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise CheckpointError(f"{folder}: the weight {key} holds what is no finite number; train again")
+    return network, recipe, state, _manifest(folder, which, recipe, vocabulary, state)
 
 
 def chosen(formats: Iterable[str]) -> tuple[str, ...]:
@@ -222,7 +231,9 @@ def _claims(file: str, content: bytes, manifest: Manifest) -> list[Claim]:
     return [proof.torch_claim(file, load(content), manifest.task)]
 
 
-def _split(recipe: Recipe, vocabulary: Vocabulary, data: Path | None, trained_on: Path) -> tuple[str, Split]:
+def split_to_measure(
+    recipe: Recipe, vocabulary: Vocabulary, data: Path | None, trained_on: Path
+) -> tuple[str, Split]:
     """The data to measure a loss on: the best there is of test, dev and train."""
     _, dev, test = recipe.data.split or (0, 0, 0)
     has = {"test": recipe.data.test or test, "dev": recipe.data.dev or dev}

@@ -42,13 +42,16 @@ class Claim:
     answer: Answer
     names: Sequence[str]
     precision: Precision = "single"
+    version: str = ""  # of the runtime, where that is no package
 
 
 def prove(network: Network, alphabet: Alphabet, claims: Iterable[Claim], cases: Sequence[Case]) -> Proof:
     """Run every claim on every case against `network`, the network as it was trained."""
     expected: dict[Precision, list[Arrays]] = {}
     rows = []
+    versions = {name: runtimes.runtime_version(name) for name in ("torch", "numpy")}
     for claim in claims:
+        versions.setdefault(claim.runtime, claim.version or runtimes.runtime_version(claim.runtime))
         if claim.precision not in expected:
             oracle = rounded(network, claim.precision)
             expected[claim.precision] = [expected_outputs(oracle, alphabet, case) for case in cases]
@@ -69,8 +72,7 @@ def prove(network: Network, alphabet: Alphabet, claims: Iterable[Claim], cases: 
             )
             own = [replace(row, problem=row.problem or problem) for row in own]
         rows += own
-    used = ["torch", "numpy", *dict.fromkeys(row.runtime for row in rows if row.runtime != "torch")]
-    return Proof(ORACLE, rows, {name: runtimes.runtime_version(name) for name in used})
+    return Proof(ORACLE, rows, versions)
 
 
 def _typical(found: Arrays, expected: Arrays) -> float:

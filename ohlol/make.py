@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import click
 
@@ -84,6 +84,16 @@ def demo(output: Path | None) -> None:
 )
 @click.option("--hf", type=PATH, metavar="DIR", help="As a folder for the Hugging Face Hub too.")
 @click.option("--mlflow", type=PATH, metavar="DIR", help="As a model of MLflow too.")
+@click.option(
+    "--c", "c_folder", type=PATH, metavar="DIR", help="As C source too, for the smallest networks: docs/c.md."
+)
+@click.option(
+    "--c-weights",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="How --c stores them.",
+)
 @click.option("--name", help="The model's name there. [default: that of RUN]")
 def export(
     run: Path | None,
@@ -94,6 +104,8 @@ def export(
     weights: Path | None,
     recipe: Path | None,
     unknown: int | None,
+    c_folder: Path | None,
+    c_weights: Literal["float32", "int8"],
     name: str | None,
     **places: Path | None,
 ) -> None:
@@ -104,12 +116,18 @@ def export(
     Where a file does not answer as PyTorch does, nothing is written and the exit code is 1.
 
     --triton, --hf and --mlflow write what those expect, from the bundle: docs/places.md. Of a BUNDLE that
-    is there already, they alone are written.
+    is there already, they alone are written. --c needs RUN, since it writes the checkpoint's weights.
     """
     wanted = {place: folder for place, folder in places.items() if folder}
-    if name and not wanted:
-        raise click.UsageError("--name goes with --triton, --hf or --mlflow")
+    if name and not (wanted or c_folder):
+        raise click.UsageError("--name goes with --triton, --hf, --mlflow or --c")
+    if _given("c_weights") and c_folder is None:
+        raise click.UsageError("--c-weights goes with --c DIR")
     if run is not None and weights is None and _is_bundle(run):
+        if c_folder is not None:
+            raise click.UsageError(
+                f"--c needs the RUN that {run} was made of; a bundle has its weights in ONNX files only"
+            )
         _check_alone(run, wanted)
         _write_places(run, wanted, name)
         return
@@ -134,13 +152,36 @@ def export(
     bundle = output or (run or cast(Path, weights).parent) / "bundle"
     for place, folder in wanted.items():  # before the work, which takes minutes
         elsewhere.check(place, folder, name or elsewhere.name_of(bundle))
+    if c_folder is not None:
+        elsewhere.check_free(c_folder)
+    source = None
     with _run_of(run, weights, recipe, unknown) as folder:
+        if c_folder is not None:  # first: where it fails, no bundle is written either
+            from ohlol.export import c
+
+            source = c.export(folder, name or elsewhere.name_of(bundle), c_weights, checkpoint, data)
         exported = export_run(folder, bundle, files, checkpoint, data)
     click.echo(exported.proof.table(), err=True)
-    for name, reason in exported.left_out.items():
-        click.echo(f"left out: {name}: {reason}", err=True)
+    for left, reason in exported.left_out.items():
+        click.echo(f"left out: {left}: {reason}", err=True)
     click.echo(f"proved; {bundle} holds the bundle. Next: ohlol predict {bundle} TEXT", err=True)
+    if source is not None and c_folder is not None:
+        source.write(c_folder)
+        if source.proof is not None:
+            click.echo(f"\n{source.proof.table()}\nproved; ", err=True, nl=False)
+        else:
+            click.echo(
+                f"not proved: {source.unproved}; {source.name}_test.c proves it where there is one; ",
+                err=True,
+                nl=False,
+            )
+        click.echo(f"{c_folder} holds {', '.join(source.files)}", err=True)
     _write_places(bundle, wanted, name)
+
+
+def _given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not None and source != click.core.ParameterSource.DEFAULT
 
 
 def _is_bundle(path: Path) -> bool:
@@ -154,7 +195,7 @@ def _check_alone(bundle: Path, wanted: dict[str, Path]) -> None:
     if not wanted:
         raise click.UsageError(f"{bundle} is a bundle already; say where it goes: --triton, --hf or --mlflow")
     for option in ("output", "formats", "checkpoint", "data", "recipe", "unknown"):
-        if click.get_current_context().get_parameter_source(option) != click.core.ParameterSource.DEFAULT:
+        if _given(option):
             raise click.UsageError(f"--{option} goes with RUN; {bundle} is a bundle already")
 
 

@@ -42,7 +42,7 @@ def write(bundle: str | Path, place: str, folder: str | Path, name: str | None =
                 "Triton would answer strings by the old model"
             )
     for path, files in wanted.items():
-        _write(path, files, place)
+        write_folder(path, files, place)
     return list(wanted)
 
 
@@ -53,7 +53,7 @@ def check(place: str, folder: str | Path, name: str) -> None:
             f"name {name!r}: expected letters, digits, '-', '_' and '.', a letter or digit first"
         )
     for path in _homes(place, folder, name):
-        _check_free(path)
+        check_free(path)
 
 
 def name_of(bundle: str | Path) -> str:
@@ -63,7 +63,7 @@ def name_of(bundle: str | Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """Raise `OhlolError` where a folder holds anything but what `write` once wrote there, as it wrote it."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -103,7 +103,8 @@ def _contents(bundle: Bundle, place: str, name: str) -> Mapping[str, Files]:
     raise OhlolError(f"place {place!r}: expected one of {', '.join(PLACES)}")
 
 
-def _write(folder: Path, files: Files, place: str) -> None:
+def write_folder(folder: Path, files: Files, place: str) -> None:
+    """Write a folder whole, in the place of any that is there: `check_free` says whether it may."""
     digests = {name: sha256(content) for name, content in sorted(files.items())}
     record = json.dumps({"place": place, "files": digests}, indent=2) + "\n"
     with new_folder(folder.resolve()) as unfinished:
