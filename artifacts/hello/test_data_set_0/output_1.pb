@@ -1,1 +1,1 @@
-BprobabilitiesJ†z€;‡ëx?<€Æ:z¶<
+BprobabilitiesJ‹z€;‡ëx?;€Æ:u¶<
