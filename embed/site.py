@@ -14,7 +14,7 @@ from typing import Any
 
 from ohlol.artifacts import describe
 from ohlol.artifacts.bundle import Bundle, Layout
-from ohlol.artifacts.errors import OhlolError
+from ohlol.artifacts.errors import OhlolError, printable
 from ohlol.artifacts.files import new_folder
 from ohlol.artifacts.manifest import Manifest
 from ohlol.embed.probe import probe
@@ -135,7 +135,7 @@ def _model(bundle: Bundle, title: str, examples: Sequence[str]) -> str:
 def _facts(bundle: Bundle, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     shown = {name: bundle.contents[name] for name in names}
     for name, value in describe.describe_manifest(bundle.manifest, shown):
-        yield name, describe.printable(value)
+        yield name, printable(value)
 
 
 @cache  # packing takes most of a second
