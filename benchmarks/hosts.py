@@ -204,7 +204,7 @@ def browser(modules: Path, folder: Path) -> Iterator[Host]:
 
 
 def table(models: list[Model], times: dict[tuple[str, str, str], tuple[list[float], list[float]]]) -> str:
-    lines = ["| model | host | weights | size | first | steady |", "|---|---|---|---|---|---|"]
+    lines = ["| model | host | weights | size of the model | first answer | an answer, µs |", "|---|---|---|---|---|---|"]
     for (name, host, precision), (first, steady) in times.items():
         (model,) = (one for one in models if one.name == name)
         size = model.sizes[f"{precision} C" if host == "C" else f"{precision}.onnx"]
@@ -241,7 +241,8 @@ def libraries(modules: Path | None) -> str:
         "C: nothing but libm": "0 MB",
     }
     if modules:
-        binding = next((modules / "onnxruntime-node" / "bin").rglob("onnxruntime_binding.node")).parent
+        machine = "x64" if platform.machine() in ("x86_64", "AMD64") else "arm64"
+        (binding,) = (modules / "onnxruntime-node" / "bin").glob(f"napi-*/{sys.platform}/{machine}")
         web = [
             modules / "onnxruntime-web" / "dist" / name
             for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
