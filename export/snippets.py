@@ -53,7 +53,7 @@ LANGUAGES = (
     Language("Python", "python", "`onnxruntime` 1.32.0", "run by Python 3.11", _short_or_long),
     Language(
         "Java", "java", "`com.microsoft.onnxruntime:onnxruntime` 1.23.0",
-        "compiled by javac 17 and run with ONNX Runtime 1.32.0", _java, ascii=True,
+        "compiled by javac 17 against its sources of June 2025 and run with ONNX Runtime 1.32.0", _java, ascii=True,
     ),
     Language(
         "C#", "csharp", "`Microsoft.ML.OnnxRuntime` 1.29.0",
