@@ -41,6 +41,8 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -56,7 +58,7 @@
 
 namespace ohlol {
 
-// ---- What goes in and what comes out ----------------------------------------------------------------------------------
+// ---- What goes in and what comes out ----
 
 class Error : public std::runtime_error {
  public:
@@ -103,8 +105,8 @@ struct Classified {
   std::vector<std::pair<std::string, float>> probabilities;
 };
 
-/// `next` is the likeliest next character: none where that is an unknown one, or the text is empty. `nats_per_character`
-/// is the mean of -ln p over the characters after the first: none where there are fewer than two.
+/// `next` is the likeliest next character: none where that is an unknown one, or the text is empty.
+/// `nats_per_character` is the mean of -ln p over the characters after the first: none where there are fewer than two.
 struct Scored {
   std::string text;
   std::optional<std::string> next;
@@ -129,21 +131,6 @@ struct Options {
   int threads = 1;      // that compute one call
   Normalise normalise;  // UTF-8 to UTF-8 in the form "NFC", "NFD", "NFKC" or "NFKD"; is taken before utf8proc
 };
-
-/// How a file of a bundle answered one case of the bundle's test data here.
-struct Checked {
-  std::string file, test;
-  double max_error = 0;
-  std::size_t labels_differing = 0;
-  bool passed = false;
-};
-
-struct Proof {
-  bool passed = false;
-  std::vector<Checked> rows;
-};
-
-// ---- Text: UTF-8, code points, normalisation --------------------------------------------------------------------------
 
 namespace detail {
 
@@ -215,7 +202,7 @@ inline bool within(std::int32_t point, std::int32_t first, std::int32_t last) {
 inline bool is_ideograph(std::int32_t point) { return within(point, 0x3400, 0x9FFF); }
 inline bool is_syllable(std::int32_t point) { return within(point, 0xAC00, 0xD7A3); }  // of Hangul, composed
 
-/// Texts in the normal form of the model. Each is cut into pieces that can be normalised apart, as in ohlol's serve/cut.py.
+/// Texts in the model's normal form. Each is cut into pieces that can be normalised apart, as in ohlol's serve/cut.py.
 class Normaliser {
  public:
   static constexpr std::size_t kMostHeld = 4096;  // characters that a stream holds back
@@ -339,7 +326,7 @@ class Normaliser {
   Normalise own_;
 };
 
-// ---- Files: SHA-256, protobuf, JSON -----------------------------------------------------------------------------------
+// ---- Files: SHA-256, protobuf, JSON, and what a model says of itself ----
 
 inline std::string one_line(std::string_view text) {
   std::string line(text.substr(0, 300));
@@ -407,12 +394,6 @@ class Sha256 {
   std::uint64_t size_ = 0;
 };
 
-inline std::string sha256(std::string_view data) {
-  Sha256 digest;
-  digest.update(data);
-  return digest.hex();
-}
-
 struct Field {
   std::uint64_t number = 0, value = 0;  // the value of a whole number
   std::string_view content, whole;      // of anything else; the bytes of the field
@@ -454,7 +435,7 @@ void for_fields(std::string_view message, Each each) {
 
 /// Whether a weight is said to stand in another file, which the runtime would go and read.
 inline bool reads_other_files(std::string_view message, char kind = 'm', int depth = 0) {
-  // In a ModelProto and what is in it, the fields that lead to tensors: of what, number, to what. As in artifacts/onnx_file.py.
+  // The fields of a ModelProto, and of what is in it, that lead to tensors: of what, number, to what.
   static constexpr struct {
     char of;
     unsigned number;
@@ -474,166 +455,103 @@ inline bool reads_other_files(std::string_view message, char kind = 'm', int dep
   return found;
 }
 
-/// A JSON value. Two readers must not take a text for two things: what is not JSON is refused, and so are names that
-/// are there twice, lone surrogates, numbers beyond float64 or of more than 20 digits, and values nested deeper than 32.
-struct Json {
-  enum Kind { kNull, kBool, kNumber, kString, kList, kObject } kind = kNull;
-  std::string text;                // of a string; a number, true and false as they are written
-  std::vector<std::string> names;  // of an object, sorted
-  std::vector<Json> items;
+/// Reads the JSON that metadata are: strings, lists and objects of strings, and words such as 1 or null. It is strict,
+/// so that no two readers take a text for two things; U+D800 to U+DFFF must come as pairs.
+class Json {
+ public:
+  explicit Json(std::string_view text) : text_(text) { skip(); }
 
-  bool operator==(const Json& other) const {
-    return kind == other.kind && text == other.text && names == other.names && items == other.items;
+  std::string string() {
+    if (!take('"')) fail("expected a string");
+    std::string found;
+    while (!take('"')) {
+      if (static_cast<unsigned char>(peek()) < 0x20) fail("a string is cut off, or holds a control character");
+      if (!take('\\')) {
+        found += text_[at_++];
+      } else if (const auto which = std::string_view("\"\\/bfnrt").find(peek()); which != std::string_view::npos) {
+        found += "\"\\/\b\f\n\r\t"[which], ++at_;
+      } else {
+        std::int32_t point = unit(), low = 0;
+        if (within(point, 0xD800, 0xDBFF) && take('\\')) low = unit();
+        if (within(low, 0xDC00, 0xDFFF))
+          point = 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00);
+        else if (within(point, 0xD800, 0xDFFF))
+          fail("a lone surrogate");
+        encode(point, found);
+      }
+    }
+    const Characters characters = decode(found);
+    if (encode(characters.begin(), characters.end()) != found) fail("no UTF-8");
+    skip();
+    return found;
   }
 
-  /// The value of a name; a null where there is none of this kind.
-  const Json& at(std::string_view name, Kind of) const {
-    static const Json none;
-    const auto found = std::lower_bound(names.begin(), names.end(), name);
-    if (found == names.end() || *found != name) return none;
-    const Json& value = items[static_cast<std::size_t>(found - names.begin())];
-    return value.kind == of ? value : none;
+  std::vector<std::string> list() {
+    std::vector<std::string> found;
+    many('[', ']', [&] { found.push_back(string()); });
+    return found;
   }
 
-  static Json parse(std::string_view text) {
-    const Characters all = decode(text);
-    if (encode(all.begin(), all.end()) != text) throw Error("not UTF-8");
-    Reader reader{text, 0};
-    Json value = reader.value(0);
-    reader.skip();
-    if (reader.at != text.size()) throw Error("there is more after the value");
-    return value;
+  std::map<std::string, std::string> object() {
+    std::map<std::string, std::string> found;
+    many('{', '}', [&] {
+      const std::string name = string();
+      if (!take(':')) fail("expected a colon");
+      skip();
+      if (!found.emplace(name, string()).second) fail("a name is there twice");
+    });
+    return found;
+  }
+
+  bool word(std::string_view expected) {  // all of the text
+    return text_.substr(at_, expected.size()) == expected && (at_ += expected.size(), skip(), at_ == text_.size());
+  }
+
+  void end() const {
+    if (at_ != text_.size()) fail("there is more after the value");
   }
 
  private:
-  struct Reader {
-    std::string_view text;
-    std::size_t at;
+  char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
+  bool take(char c) { return at_ < text_.size() && text_[at_] == c ? ++at_, true : false; }
+  void skip() {
+    while (take(' ') || take('\t') || take('\n') || take('\r')) {
+    }
+  }
+  [[noreturn]] void fail(const char* problem) const { throw Error(problem + (" at byte " + std::to_string(at_))); }
 
-    char peek() const { return at < text.size() ? text[at] : '\0'; }
-    void skip() {
-      while (peek() == ' ' || peek() == '\t' || peek() == '\n' || peek() == '\r') ++at;
+  template <class Item>
+  void many(char begin, char end, Item item) {
+    if (!take(begin)) fail("expected a list or an object");
+    skip();
+    if (!take(end)) {
+      do skip(), item();
+      while (take(','));
+      if (!take(end)) fail("expected a comma");
     }
-    [[noreturn]] void fail(const char* problem) const {
-      throw Error(std::string(problem) + " at byte " + std::to_string(at));
-    }
-    bool take(std::string_view word) {
-      if (text.substr(at, word.size()) != word) return false;
-      at += word.size();
-      return true;
-    }
+    skip();
+  }
 
-    Json value(int depth) {
-      if (depth > 32) fail("nested too deep");
-      skip();
-      if (peek() == '"') return {kString, string(), {}, {}};
-      if (peek() == '{' || peek() == '[') return many(depth);
-      if (take("null")) return {};
-      if (take("true")) return {kBool, "true", {}, {}};
-      if (take("false")) return {kBool, "false", {}, {}};
-      return number();
+  std::int32_t unit() {
+    std::int32_t found = 0;
+    if (!take('u')) fail("no such escape");
+    for (int k = 0; k < 4; ++k, ++at_) {
+      const auto digit = std::string_view("0123456789abcdef0000000000ABCDEF").find(peek());
+      if (digit == std::string_view::npos) fail("no such escape");
+      found = found << 4 | static_cast<std::int32_t>(digit % 16);
     }
+    return found;
+  }
 
-    Json many(int depth) {
-      const bool object = text[at++] == '{';
-      const char end = object ? '}' : ']';
-      Json all{object ? kObject : kList, {}, {}, {}};
-      std::map<std::string, Json> named;
-      skip();
-      for (bool more = peek() != end; more;) {
-        std::string name;
-        if (object) {
-          skip();
-          name = string();
-          skip();
-          if (!take(":")) fail("expected a colon");
-        }
-        Json item = value(depth + 1);
-        if (!object)
-          all.items.push_back(std::move(item));
-        else if (!named.emplace(name, std::move(item)).second)
-          fail("a name is there twice");
-        skip();
-        more = take(",");
-        if (!more && peek() != end) fail("expected a comma");
-      }
-      ++at;
-      for (auto& [name, item] : named) all.names.push_back(name), all.items.push_back(std::move(item));
-      return all;
-    }
-
-    std::string string() {
-      if (!take("\"")) fail("expected a string");
-      std::string found;
-      while (!take("\"")) {
-        if (at >= text.size() || static_cast<unsigned char>(peek()) < 0x20)
-          fail("a string is cut off, or holds a control character");
-        if (!take("\\"))
-          found += text[at++];
-        else if (const auto plain = std::string_view("\"\\/bfnrt").find(peek()); at < text.size() && plain < 8)
-          found += "\"\\/\b\f\n\r\t"[plain], ++at;
-        else
-          encode(escaped(), found);
-      }
-      return found;
-    }
-
-    std::int32_t escaped() {
-      std::int32_t point = unit();
-      if (!within(point, 0xD800, 0xDFFF)) return point;
-      const std::int32_t low = point < 0xDC00 && take("\\") ? unit() : 0;
-      if (!within(low, 0xDC00, 0xDFFF)) fail("a lone surrogate");
-      return 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00);
-    }
-
-    std::int32_t unit() {
-      std::int32_t found = 0;
-      if (!take("u")) fail("no such escape");
-      for (int k = 0; k < 4; ++k) {
-        const auto digit = std::string_view("0123456789abcdef0000000000ABCDEF").find(peek());
-        if (at >= text.size() || digit == std::string_view::npos) fail("no such escape");
-        found = found << 4 | static_cast<std::int32_t>(digit % 16), ++at;
-      }
-      return found;
-    }
-
-    Json number() {
-      const std::size_t start = at;
-      const auto digits = [&] {
-        const std::size_t first = at;
-        while (peek() >= '0' && peek() <= '9') ++at;
-        if (at == first) fail("expected a value");
-        return at - first;
-      };
-      take("-");
-      const bool zero = peek() == '0';
-      if (digits() > 1 && zero) fail("a number with a zero before it");
-      bool whole = true;
-      if (take(".")) whole = false, digits();
-      if (take("e") || take("E")) {
-        whole = false;
-        if (!take("+")) take("-");
-        digits();
-      }
-      Json found{kNumber, std::string(text.substr(start, at - start)), {}, {}};
-      std::istringstream stream(found.text);
-      stream.imbue(std::locale::classic());
-      double value = 0;
-      stream >> value;
-      if ((whole && found.text.size() > 20) || stream.fail() || !std::isfinite(value)) fail("a number out of range");
-      return found;
-    }
-  };
+  std::string_view text_;
+  std::size_t at_ = 0;
 };
 
-// ---- What an .onnx file says of itself, and what a bundle holds -----------------------------------------------------------
-
 constexpr std::size_t kUnknown = 1, kReserved = 2;  // ids; those of characters come after
-constexpr std::uint64_t kMostBytes = 0x7FFFFFFF;    // of a file: protobuf, and so ONNX, ends there
 
-/// The manifest's facts, as docs/format.md of ohlol has them.
+/// What an .onnx file says in its metadata, as docs/format.md of ohlol has it.
 struct Facts {
-  std::map<std::string, Json> all;
+  std::map<std::string, std::string> all;  // as JSON, by the name after "ohlol."
   std::string task, form, scheme;
   std::vector<std::int32_t> characters;
   std::unordered_map<std::int32_t, std::size_t> ids;
@@ -645,166 +563,63 @@ struct Facts {
     return found == ids.end() ? kUnknown : found->second;
   }
 
-  static Facts of(std::map<std::string, Json> all, const std::string& where) {
-    Facts facts;
-    const auto take = [&](const char* name, Json::Kind kind) -> const Json& {
-      const auto found = all.find(name);
-      if (found == all.end() || found->second.kind != kind)
-        throw Error(where + ": `" + name + "` is missing or of another kind; copy or export it again");
-      return found->second;
-    };
-    if (all.count("format") == 0 || all["format"].text != "ohlol-bundle")
-      throw Error(where + ": not of a bundle of ohlol; export it with `ohlol export`");
+  /// Of a model's bytes. Throws Error where they are not what was exported, or not by ohlol.
+  explicit Facts(std::string_view model) {
+    Sha256 digest;
+    for_fields(model, [&](const Field& field) {
+      if (field.number != 14) return digest.update(field.whole);
+      std::string_view name, value;
+      for_fields(field.content, [&](const Field& part) { (part.number == 1 ? name : value) = part.content; });
+      if (name.substr(0, 6) == "ohlol." && !all.emplace(name.substr(6), value).second)
+        throw Error("a name is there twice in its metadata");
+    });
+    if (all.empty()) throw Error("ohlol did not export it");
+    // Files of the first versions have no digest.
+    if (const auto said = all.find("sha256"); said != all.end() && Json(said->second).string() != digest.hex())
+      throw Error("its sha256 is not the one in its metadata");
+    if (reads_other_files(model)) throw Error("a weight of it stands in another file, which is refused");
     for (const char* name : {"format_version", "contract_version"})
-      if (take(name, Json::kNumber).text != "1")
-        throw Error(where + ": " + name + " is " + one_line(all[name].text) +
-                    ", this ohlol.hpp knows 1 only; get the " +
-                    "ohlol.hpp of the ohlol that made it (`ohlol embed cpp`), or export it again");
-    facts.task = take("task", Json::kString).text;
-    const Json& alphabet = take("alphabet", Json::kObject);
-    facts.form = alphabet.at("normalisation", Json::kString).text;
-    for (const Character& c : decode(alphabet.at("characters", Json::kString).text)) {
-      const bool once = facts.ids.emplace(c.point, kReserved + facts.characters.size()).second;
-      if (!once || c.point == 0) throw Error(where + ": its alphabet has a character twice, or NUL; export it again");
-      facts.characters.push_back(c.point);
+      if (!Json(take(name)).word("1"))
+        throw Error(std::string(name) + " is " + one_line(take(name)) + ", this ohlol.hpp knows 1 only; take the one " +
+                    "of the ohlol that exported it (`ohlol embed cpp`)");
+    task = whole("task", &Json::string);
+    labels = whole("labels", &Json::list);
+    if (!Json(take("label_scheme")).word("null")) scheme = whole("label_scheme", &Json::string);
+    auto alphabet = whole("alphabet", &Json::object);
+    form = alphabet["normalisation"];
+    for (const Character& c : decode(alphabet["characters"])) {
+      if (c.point == 0 || !ids.emplace(c.point, kReserved + ids.size()).second)
+        throw Error("its alphabet has a character twice, or NUL");
+      characters.push_back(c.point);
     }
-    for (const Json& label : take("labels", Json::kList).items) {
-      const auto& labels = facts.labels;
-      if (label.kind != Json::kString || std::find(labels.begin(), labels.end(), label.text) != labels.end())
-        throw Error(where + ": labels must be strings, each there once; export it again");
-      facts.labels.push_back(label.text);
-    }
-    if (all.count("label_scheme") == 0) throw Error(where + ": `label_scheme` is missing; copy or export it again");
-    facts.scheme = all["label_scheme"].text;
-    std::vector<std::string> sorted = facts.labels;
+    std::vector<std::string> sorted = labels;
     std::sort(sorted.begin(), sorted.end());
-    const bool marks = facts.task == "tag" && sorted == std::vector<std::string>{"B", "I", "O", "S"};
-    const auto& form = facts.form;
-    if ((facts.task != "tag" && facts.task != "classify" && facts.task != "lm") ||
-        (facts.task == "lm") != facts.labels.empty() ||
-        (!facts.scheme.empty() && (facts.scheme != "words" || !marks)) ||
+    const bool once = std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end();
+    const bool marks = task == "tag" && sorted == std::vector<std::string>{"B", "I", "O", "S"};
+    if ((task != "tag" && task != "classify" && task != "lm") || !once || (task == "lm") != labels.empty() ||
+        !(scheme.empty() || (scheme == "words" && marks)) ||
         (form != "NFC" && form != "NFD" && form != "NFKC" && form != "NFKD" && form != "none"))
-      throw Error(where + ": task, labels, label_scheme or normalisation are not those of a model; export it again");
-    facts.classes = facts.task == "lm" ? facts.characters.size() + kReserved : facts.labels.size();
-    facts.all = std::move(all);
-    return facts;
-  }
-
-  /// From the metadata of a model's bytes, which are what was exported: their digest is right, and no weight is elsewhere.
-  static Facts of_model(std::string_view model, const std::string& where) {
-    try {
-      std::map<std::string, Json> all;
-      Sha256 digest;
-      for_fields(model, [&](const Field& field) {
-        if (field.number != 14) return digest.update(field.whole);
-        std::string_view name, value;
-        for_fields(field.content, [&](const Field& part) { (part.number == 1 ? name : value) = part.content; });
-        if (name.substr(0, 6) == "ohlol." && !all.emplace(name.substr(6), Json::parse(value)).second)
-          throw Error("a name is there twice in its metadata");
-      });
-      if (reads_other_files(model)) throw Error("a weight of it stands in another file, which is refused");
-      // A file without a digest passes: those of the first versions have none.
-      if (const auto said = all.find("sha256"); said != all.end() && said->second.text != digest.hex())
-        throw Error("its sha256 is not that of its metadata");
-      all.erase("sha256");
-      return of(std::move(all), where);
-    } catch (const Error& error) {
-      const std::string problem = error.what();
-      if (problem.compare(0, where.size(), where) == 0) throw;
-      throw Error(where + ": damaged or no ONNX file of ohlol: " + problem + "; copy or export it again");
-    }
-  }
-
-  /// The name of a fact that is another one in another file of the bundle; "" where there is none.
-  std::string differs(const Facts& other, bool same_kind) const {
-    for (const auto* facts : {this, &other})
-      for (const auto& [name, value] : facts->all) {
-        if (!same_kind && (name == "inputs" || name == "outputs")) continue;
-        const auto here = all.find(name), there = other.all.find(name);
-        if (here == all.end() || there == other.all.end() || !(here->second == there->second)) return name;
-      }
-    return "";
-  }
-};
-
-inline std::string read(const std::filesystem::path& file, std::uint64_t most = kMostBytes) {
-  std::error_code problem;  // a pipe would not even open
-  const bool there = std::filesystem::is_regular_file(file, problem);
-  const std::uintmax_t size = there ? std::filesystem::file_size(file, problem) : 0;
-  std::ifstream stream;
-  if (there && !problem) stream.open(file, std::ios::binary);
-  if (!stream.is_open())
-    throw Error(file.string() + ": missing, or cannot be read; expected a bundle of ohlol or its model.onnx");
-  if (size > most)
-    throw Error(file.string() + ": has " + std::to_string(size) + " bytes, expected at most " + std::to_string(most));
-  std::string bytes(static_cast<std::size_t>(size), '\0');
-  stream.read(bytes.data(), static_cast<std::streamsize>(size));
-  bytes.resize(static_cast<std::size_t>(stream.gcount()));
-  return bytes;
-}
-
-/// The files of a bundle by their names, each what the manifest says it is; a single model.onnx is all of its own.
-struct Bundle {
-  std::string where;
-  Facts facts;
-  std::map<std::string, std::string> files;
-
-  static Bundle open(const std::filesystem::path& path) {
-    std::error_code problem;
-    if (!std::filesystem::is_directory(path, problem)) {
-      Bundle alone{path.string(), {}, {{"model.onnx", read(path)}}};
-      alone.facts = Facts::of_model(alone.files["model.onnx"], alone.where);
-      return alone;
-    }
-    const std::string where = (path / "manifest.json").string();
-    Json manifest;
-    try {
-      manifest = Json::parse(read(path / "manifest.json", 1 << 26));
-    } catch (const Error& error) {
-      const std::string said = error.what();
-      throw Error(said.compare(0, where.size(), where) == 0
-                      ? said
-                      : where + ": not JSON (" + said + "); copy or export it again");
-    }
-    Bundle bundle{path.string(), {}, {}};
-    const Json files = manifest.at("files", Json::kObject);
-    for (std::size_t k = 0; k < files.names.size(); ++k)
-      bundle.files[files.names[k]] = checked(path, files.names[k], files.items[k]);
-    std::map<std::string, Json> all;
-    for (std::size_t k = 0; k < manifest.names.size(); ++k)
-      if (manifest.names[k] != "files") all[manifest.names[k]] = std::move(manifest.items[k]);
-    bundle.facts = Facts::of(std::move(all), where);
-    if (bundle.files.count("model.onnx") == 0) throw Error(where + ": lists no model.onnx; export it again");
-    return bundle;
+      throw Error("its task, labels, label_scheme or normalisation are not those of a model");
+    classes = task == "lm" ? characters.size() + kReserved : labels.size();
   }
 
  private:
-  static std::string checked(const std::filesystem::path& folder, const std::string& name, const Json& entry) {
-    const std::string where = (folder / "manifest.json").string() + ": the file name \"" + one_line(name) + "\"";
-    std::istringstream parts(name + "/");
-    for (std::string part; std::getline(parts, part, '/');)
-      if (part.empty() || part == "." || part == "..") throw Error(where + " leaves the bundle; refused");
-    for (const char c : name)
-      if (c == '\\' || c == ':' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F)
-        throw Error(where + " is refused");
-    std::error_code problem;
-    const auto real = std::filesystem::weakly_canonical(folder / name, problem);
-    const auto root = std::filesystem::weakly_canonical(folder, problem);
-    if (problem || std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end())
-      throw Error((folder / name).string() + ": a link that leaves the bundle; refused");
-    const std::string& said = entry.at("bytes", Json::kNumber).text;
-    if (const auto size = std::filesystem::file_size(real, problem); !problem && std::to_string(size) != said)
-      throw Error((folder / name).string() + ": damaged or changed: it has " + std::to_string(size) +
-                  " bytes, the manifest says " + one_line(said) + "; copy or export the bundle again");
-    std::string bytes = read(folder / name);
-    if (sha256(bytes) != entry.at("sha256", Json::kString).text)
-      throw Error((folder / name).string() + ": damaged or changed: its sha256 is not that of the manifest; copy or " +
-                  "export the bundle again");
-    return bytes;
+  const std::string& take(const char* name) const {
+    const auto found = all.find(name);
+    if (found == all.end()) throw Error(std::string("its metadata has no ") + name);
+    return found->second;
+  }
+
+  template <class T>
+  T whole(const char* name, T (Json::*read)()) const {
+    Json json(take(name));
+    T value = (json.*read)();
+    json.end();
+    return value;
   }
 };
 
-// ---- Running a file -------------------------------------------------------------------------------------------------------
+// ---- Running a file ----
 
 inline Ort::Env& environment() {
   static Ort::Env env = [] {
@@ -813,12 +628,9 @@ inline Ort::Env& environment() {
 #else
     setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // stays as it is where it is set
 #endif
-#ifndef ORT_API_MANUAL_INIT
     if (OrtGetApiBase()->GetApi(ORT_API_VERSION) == nullptr)
-      throw Error(std::string("the library of ONNX Runtime is ") + OrtGetApiBase()->GetVersionString() +
-                  ", older than the " + "headers this was built with (API version " + std::to_string(ORT_API_VERSION) +
-                  ")");
-#endif
+      throw Error(std::string("ONNX Runtime's library is ") + OrtGetApiBase()->GetVersionString() +
+                  ", older than the headers this was built with (API version " + std::to_string(ORT_API_VERSION) + ")");
     return Ort::Env(ORT_LOGGING_LEVEL_FATAL, "ohlol");
   }();
   return env;
@@ -826,99 +638,113 @@ inline Ort::Env& environment() {
 
 /// What the runtime is asked: `points` (B, T), the rows padded, and their lengths or, of stream.onnx, the state before.
 struct Batch {
-  std::int64_t B = 0, T = 0;
+  std::size_t B = 0, T = 0;
   std::vector<std::int32_t> points, lengths;
   std::vector<float> state;  // (S, B, H)
 };
 
-/// An open file. It holds no state.
+/// An open file, and what it says of itself. It holds no state, so several threads may run it at once.
 class File {
  public:
-  File(std::string_view model, const Facts& facts, bool streams, int threads, const std::string& where)
-      : facts_(facts), streams_(streams), where_(where) {
-    const Facts inside = Facts::of_model(model, where);
-    if (const std::string name = facts.differs(inside, !streams); !name.empty())
-      throw Error(where + ": `" + name + "` is not what the bundle says; copy or export the bundle again");
-    if (threads < 1 || threads > 1024)
-      throw std::invalid_argument("threads is " + std::to_string(threads) + ", expected 1 to 1024");
-    environment();
+  File(const std::filesystem::path& path, bool streams, int threads)
+      : where_(path.string()),
+        streams_(streams),
+        bytes_(read(path)),
+        facts(guarded("read", [&] { return Facts(bytes_); })) {
+    if (threads < 1 || threads > 1024) throw std::invalid_argument("threads: expected 1 to 1024");
     guarded("open", [&] {
       Ort::SessionOptions options;
       options.SetIntraOpNumThreads(threads);
       options.SetInterOpNumThreads(1);
       options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // errors come as exceptions
       options.AddConfigEntry("session.intra_op.allow_spinning", "0");
-      session_ = Ort::Session(environment(), model.data(), model.size(), options);
-      Ort::AllocatorWithDefaultOptions allocator;
-      const std::vector<std::string> expected{"codepoints", streams ? "state" : "lengths"};
-      std::vector<std::string> found;
+      session_ = Ort::Session(environment(), bytes_.data(), bytes_.size(), options);
+      std::string inputs;
       for (std::size_t k = 0; k < session_.GetInputCount(); ++k)
-        found.emplace_back(session_.GetInputNameAllocated(k, allocator).get());
-      if (found != expected)
-        throw Error(where + ": takes `" + one_line(found.empty() ? "nothing" : found[0]) + "`" +
-                    (found.size() > 1 ? " and `" + one_line(found[1]) + "`" : "") + ", not `codepoints` and `" +
-                    expected[1] + "`: another file of a bundle; load the bundle, or its model.onnx");
+        inputs += std::string(" ") + session_.GetInputNameAllocated(k, Ort::AllocatorWithDefaultOptions()).get();
+      if (inputs != (streams ? " codepoints state" : " codepoints lengths"))
+        throw Error("it takes" + one_line(inputs) +
+                    ", so it is another file of a bundle; load model.onnx or the bundle");
       if (streams) shape_ = session_.GetInputTypeInfo(1).GetTensorTypeAndShapeInfo().GetShape();
+      constexpr std::int64_t kMost = 1 << 20;
+      if (streams && (shape_.size() != 3 || shape_[0] < 1 || shape_[2] < 1 || shape_[0] > kMost || shape_[2] > kMost))
+        throw Error("`state` is not (states, batch, hidden)");
     });
-    if (streams && (shape_.size() != 3 || shape_[0] < 1 || shape_[2] < 1 || shape_[0] > 1 << 21 || shape_[2] > 1 << 20))
-      throw Error(where + ": `state` has no shape of (states, batch, hidden); export it again");
+    std::string().swap(bytes_);  // the session has its own
   }
 
-  std::vector<float> beginning(std::int64_t B = 1) const {
-    return std::vector<float>(static_cast<std::size_t>(shape_[0] * B * shape_[2]));
-  }
+  /// The state before a text.
+  std::vector<float> beginning() const { return std::vector<float>(static_cast<std::size_t>(shape_[0] * shape_[2])); }
 
   /// The outputs `names`, each of the type and shape of the contract.
   std::vector<Ort::Value> run(Batch& batch, const std::vector<const char*>& names) const {
-    std::vector<Ort::Value> found;
-    guarded("run", [&] {
+    return guarded("run", [&] {
+      const auto B = static_cast<std::int64_t>(batch.B), T = static_cast<std::int64_t>(batch.T);
       const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-      const std::array<std::int64_t, 2> rows{batch.B, batch.T};
-      const std::array<std::int64_t, 3> states{streams_ ? shape_[0] : 0, batch.B, streams_ ? shape_[2] : 0};
-      const std::array<const char*, 2> inputs{"codepoints", streams_ ? "state" : "lengths"};
-      std::array<Ort::Value, 2> given{
-          Ort::Value::CreateTensor<std::int32_t>(memory, batch.points.data(), batch.points.size(), rows.data(), 2),
-          streams_ ? Ort::Value::CreateTensor<float>(memory, batch.state.data(), batch.state.size(), states.data(), 3)
-                   : Ort::Value::CreateTensor<std::int32_t>(memory, batch.lengths.data(), batch.lengths.size(),
-                                                            rows.data(), 1)};
-      found = session_.Run(Ort::RunOptions{nullptr}, inputs.data(), given.data(), 2, names.data(), names.size());
+      const auto input = [&](auto& values, std::vector<std::int64_t> shape) {
+        return Ort::Value::CreateTensor(memory, values.data(), values.size(), shape.data(), shape.size());
+      };
+      std::vector<std::int64_t> after;  // the shape of a state
+      if (streams_) after = {shape_[0], B, shape_[2]};
+      std::array<Ort::Value, 2> inputs{input(batch.points, {B, T}),
+                                       streams_ ? input(batch.state, after) : input(batch.lengths, {B})};
+      const std::array<const char*, 2> asks{"codepoints", streams_ ? "state" : "lengths"};
+      std::vector<Ort::Value> found =
+          session_.Run(Ort::RunOptions{nullptr}, asks.data(), inputs.data(), 2, names.data(), names.size());
       for (std::size_t k = 0; k < names.size(); ++k) {
         const std::string name = names[k];
-        std::vector<std::int64_t> shape{batch.B};
-        if (facts_.task != "classify") shape.push_back(batch.T);
-        if (name == "next_state")
-          shape.assign(states.begin(), states.end());
-        else if (name != "label_ids")
-          shape.push_back(static_cast<std::int64_t>(facts_.classes));
-        const auto type =
-            name == "label_ids" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+        std::vector<std::int64_t> shape = name == "next_state" ? after : std::vector<std::int64_t>{B};
+        if (name != "next_state" && facts.task != "classify") shape.push_back(T);
+        if (name != "next_state" && name != "label_ids") shape.push_back(static_cast<std::int64_t>(facts.classes));
         const auto info = found[k].GetTensorTypeAndShapeInfo();
-        if (info.GetElementType() != type || info.GetShape() != shape)
-          throw Error(where_ + ": `" + name + "` is not that of the contract; export it again");
+        const bool ids = info.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+        const bool numbers = info.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+        if (!(name == "label_ids" ? ids : numbers) || info.GetShape() != shape)
+          throw Error("`" + name + "` is not that of the contract");
       }
+      return found;
     });
-    return found;
   }
 
  private:
-  template <class Do>
-  void guarded(const char* what, Do run) const {
-    try {
-      run();
-    } catch (const Ort::Exception& error) {
-      throw Error(where_ + ": ONNX Runtime " + OrtGetApiBase()->GetVersionString() + " cannot " + what + " it (" +
-                  one_line(error.what()) + ")");
-    }
+  static std::string read(const std::filesystem::path& file) {
+    std::error_code problem;
+    const bool there = std::filesystem::is_regular_file(file, problem);  // a pipe would not even open
+    const std::uintmax_t size = there ? std::filesystem::file_size(file, problem) : 0;
+    std::ifstream stream;
+    if (there && !problem) stream.open(file, std::ios::binary);
+    if (!stream.is_open() || size > 0x7FFFFFFF)  // protobuf, and so ONNX, ends there
+      throw Error(file.string() + ": missing, or cannot be read; expected the folder of a bundle, or its model.onnx");
+    std::string bytes(static_cast<std::size_t>(size), '\0');
+    stream.read(bytes.data(), static_cast<std::streamsize>(size));
+    bytes.resize(static_cast<std::size_t>(stream.gcount()));
+    return bytes;
   }
 
-  const Facts& facts_;
-  bool streams_;
+  template <class Do>
+  auto guarded(const char* what, Do run) const -> decltype(run()) {
+    std::string problem;
+    try {
+      return run();
+    } catch (const Ort::Exception& error) {
+      problem = std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + ": " + one_line(error.what());
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+    throw Error(where_ + ": cannot " + what + " it: " + problem + "; copy or export it again");
+  }
+
   std::string where_;
-  mutable Ort::Session session_{nullptr};  // running it is safe from several threads, though not said to be const
+  bool streams_;
+  std::string bytes_;
+  mutable Ort::Session session_{nullptr};  // safe to run from several threads, though that is not const
   std::vector<std::int64_t> shape_;        // of the state
+
+ public:
+  const Facts facts;
 };
 
-// ---- What a task makes of a file's outputs --------------------------------------------------------------------------------
+// ---- What a task makes of a file's outputs ----
 
 /// -ln p of an id by the logits (V,), in float64.
 inline double nats(const float* logits, std::size_t V, std::size_t id) {
@@ -928,20 +754,23 @@ inline double nats(const float* logits, std::size_t V, std::size_t id) {
   return std::log(total) + highest - logits[id];
 }
 
+/// The places of `values`, sorted so that `before` holds of their values; equals stay in their order.
+template <class Values, class Before>
+std::vector<std::size_t> sorted(const Values& values, std::size_t first, Before before) {
+  std::vector<std::size_t> order(values.size() - first);
+  std::iota(order.begin(), order.end(), first);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return before(values[a], values[b]); });
+  return order;
+}
+
 /// The answer for one text, to which the outputs are told part by part.
 struct Answer {
-  std::vector<std::size_t> ids;  // of `tag`
-  std::vector<float>
-      numbers;     // `tag`: probabilities (T, C); of the last character, `classify`: probabilities, `lm`: logits
-  double sum = 0;  // of -ln p over `scored` characters
+  std::vector<std::size_t> ids;  // tag: label ids
+  std::vector<float> numbers;    // tag: probabilities (T, C); of the text so far: classify: probabilities, lm: logits
+  double sum = 0;                // lm: of -ln p of `scored` characters
   std::size_t scored = 0;
 
-  static std::vector<const char*> asks(const Facts& facts) {
-    if (facts.task == "tag") return {"probabilities", "label_ids"};
-    return {facts.task == "lm" ? "logits" : "probabilities"};
-  }
-
-  /// `count` characters, of which the outputs are those of row `row` of T.
+  /// `count` characters, whose outputs are those of the row `row` of T.
   void add(const Facts& facts, const std::int32_t* points, std::size_t count, const std::vector<Ort::Value>& outputs,
            std::size_t row, std::size_t T) {
     const std::size_t C = facts.classes;
@@ -949,68 +778,165 @@ struct Answer {
     if (facts.task == "classify") {
       numbers.assign(values, values + C);
     } else if (facts.task == "tag") {
-      const std::int32_t* label_ids = outputs[1].GetTensorData<std::int32_t>() + row * T;
-      for (std::size_t t = 0; t < count; ++t) {
-        if (label_ids[t] < 0 || static_cast<std::size_t>(label_ids[t]) >= C)
-          throw Error("the model gives a label that it does not have; export it again");
-        ids.push_back(static_cast<std::size_t>(label_ids[t]));
-      }
+      const std::int32_t* found = outputs[1].GetTensorData<std::int32_t>() + row * T;
+      if (std::any_of(found, found + count, [&](auto id) { return id < 0 || static_cast<std::size_t>(id) >= C; }))
+        throw Error("the model gives a label that it does not have; export it again");
+      ids.insert(ids.end(), found, found + count);
       numbers.insert(numbers.end(), values, values + count * C);
     } else {
       const float* before = numbers.empty() ? nullptr : numbers.data();
-      for (std::size_t t = 0; t < count; ++t) {
+      for (std::size_t t = 0; t < count; ++t, before = values + (t - 1) * C)
         if (before != nullptr) sum += nats(before, C, facts.id(points[t])), ++scored;
-        before = values + t * C;
-      }
       numbers.assign(values + (count - 1) * C, values + count * C);
     }
   }
+
+  void to(const Facts& facts, const Characters& text, Tagged& result) const {
+    std::vector<std::pair<std::size_t, std::size_t>> words, sentences;  // [first, end) characters
+    bool inside = false;
+    for (std::size_t t = 0; t < text.size(); ++t) {
+      const std::string& label = facts.labels[ids[t]];
+      result.labels.push_back({text[t].span, static_cast<char32_t>(text[t].point), label, ids[t],
+                               numbers[t * facts.classes + ids[t]], facts.id(text[t].point) != kUnknown});
+      if (facts.scheme.empty()) continue;
+      const bool was_inside = std::exchange(inside, label != "O");
+      if (label == "B" || label == "S" || (inside && !was_inside)) {
+        if (label == "S" || sentences.empty()) sentences.emplace_back(t, t + 1);
+        words.emplace_back(t, t + 1);
+      }
+      if (inside) words.back().second = sentences.back().second = t + 1;
+    }
+    const auto spell = [&](const auto& places, std::vector<Word>& spelled) {
+      for (const auto& [first, end] : places)
+        spelled.push_back({{text[first].span.start, text[end - 1].span.end}, encode(&text[first], &text[end - 1] + 1)});
+    };
+    spell(words, result.words);
+    spell(sentences, result.sentences);
+    result.probabilities = numbers;
+  }
+
+  void to(const Facts& facts, const Characters&, Classified& result) const {
+    for (const std::size_t k : sorted(numbers, 0, std::greater<>()))
+      result.probabilities.emplace_back(facts.labels[k], numbers[k]);
+    if (!numbers.empty()) std::tie(result.label, result.probability) = result.probabilities[0];
+  }
+
+  void to(const Facts& facts, const Characters&, Scored& result) const {
+    if (numbers.empty()) return;
+    const auto best = static_cast<std::size_t>(std::max_element(numbers.begin(), numbers.end()) - numbers.begin());
+    if (best >= kReserved) encode(facts.characters[best - kReserved], result.next.emplace());
+    result.probability = std::exp(-nats(numbers.data(), numbers.size(), best));
+    if (scored > 0) result.nats_per_character = sum / static_cast<double>(scored);
+  }
+
+  template <class R>
+  R result(const Facts& facts, const Characters& text) const {
+    R made;
+    made.text = encode(text.begin(), text.end());
+    to(facts, text, made);
+    return made;
+  }
 };
 
-inline void make(const Facts& facts, const Characters& text, const Answer& answer, Tagged& to) {
-  std::vector<std::pair<std::size_t, std::size_t>> words, sentences;  // [first, end) characters
-  bool inside = false;
-  for (std::size_t t = 0; t < text.size(); ++t) {
-    const std::size_t id = answer.ids[t];
-    const std::string& label = facts.labels[id];
-    to.labels.push_back({text[t].span, static_cast<char32_t>(text[t].point), label, id,
-                         answer.numbers[t * facts.classes + id], facts.id(text[t].point) != kUnknown});
-    if (facts.scheme.empty()) continue;
-    const bool was_inside = std::exchange(inside, label != "O");
-    if (label == "B" || label == "S" || (inside && !was_inside)) {
-      if (label == "S" || sentences.empty()) sentences.emplace_back(t, t + 1);
-      words.emplace_back(t, t + 1);
-    }
-    if (inside) words.back().second = sentences.back().second = t + 1;
+/// What a model and its streams share.
+class Core {
+ public:
+  Core(const std::filesystem::path& path, const Options& options)
+      : folder_(std::filesystem::is_directory(path) ? path : std::filesystem::path()),
+        threads_(options.threads),
+        model_(folder_.empty() ? path : folder_ / "model.onnx", false, threads_),
+        normaliser(facts().form, options.normalise) {}
+
+  const Facts& facts() const { return model_.facts; }
+
+  const File& stream() const {
+    const std::lock_guard<std::mutex> alone(mutex_);
+    if (stream_) return *stream_;
+    if (!has_stream())
+      throw Error(
+          "no stream.onnx: a network that reads both ways has none; else load the folder of a bundle that was "
+          "exported with --formats onnx,stream");
+    auto opened = std::make_unique<File>(folder_ / "stream.onnx", true, threads_);
+    for (const char* name : {"task", "alphabet", "labels", "network", "provenance"})
+      if (const auto& ours = facts().all, &its = opened->facts.all;
+          ours.count(name) != its.count(name) || (ours.count(name) != 0 && ours.at(name) != its.at(name)))
+        throw Error((folder_ / "stream.onnx").string() + ": its " + name +
+                    " differs from that of model.onnx; copy or " + "export the bundle again");
+    stream_ = std::move(opened);
+    return *stream_;
   }
-  const auto spelled = [&](const auto& spans, std::vector<Word>& into) {
-    for (const auto& [first, end] : spans)
-      into.push_back(
-          {{text[first].span.start, text[end - 1].span.end}, encode(text.data() + first, text.data() + end)});
-  };
-  spelled(words, to.words);
-  spelled(sentences, to.sentences);
-  to.probabilities = answer.numbers;
-}
 
-inline void make(const Facts& facts, const Characters&, const Answer& answer, Classified& to) {
-  const auto& p = answer.numbers;
-  if (p.empty()) return;
-  std::vector<std::size_t> order(p.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return p[a] > p[b]; });
-  for (const std::size_t k : order) to.probabilities.emplace_back(facts.labels[k], p[k]);
-  std::tie(to.label, to.probability) = to.probabilities[0];
-}
+  void need(const std::string& task) const {
+    if (facts().task != task) throw Error("this needs a model of task " + task + ", this one is for " + facts().task);
+  }
 
-inline void make(const Facts& facts, const Characters&, const Answer& answer, Scored& to) {
-  const auto& logits = answer.numbers;
-  if (logits.empty()) return;
-  const auto best = static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  if (best >= kReserved) encode(facts.characters[best - kReserved], to.next.emplace());
-  to.probability = std::exp(-nats(logits.data(), logits.size(), best));
-  if (answer.scored > 0) to.nats_per_character = answer.sum / static_cast<double>(answer.scored);
-}
+  /// Tell `answer` the outputs for `text`, in parts; `state` is that before it, and becomes that after it.
+  void read(const Characters& text, std::vector<float>& state, Answer& answer) const {
+    const File& file = stream();
+    std::vector<const char*> names = asks();
+    names.push_back("next_state");
+    for (std::size_t start = 0, end; start < text.size(); start = end) {
+      end = std::min(text.size(), start + most());
+      Batch part{1, end - start, {}, {}, state};
+      for (std::size_t k = start; k < end; ++k) part.points.push_back(text[k].point);
+      const auto outputs = file.run(part, names);
+      answer.add(facts(), part.points.data(), part.T, outputs, 0, part.T);
+      std::copy_n(outputs.back().GetTensorData<float>(), state.size(), state.begin());
+    }
+  }
+
+  /// Whole texts, those of like length together; long ones by stream.onnx, where there is one.
+  template <class R>
+  std::vector<R> answer(const std::vector<Characters>& texts) const {
+    std::vector<Answer> answers(texts.size());
+    std::vector<std::size_t> order =
+        sorted(texts, 0, [](const Characters& a, const Characters& b) { return a.size() > b.size(); });
+    while (!order.empty() && texts[order.back()].empty()) order.pop_back();  // no empty text gets to the model
+    for (std::size_t first = 0, end; first < order.size(); first = end) {
+      const std::size_t T = texts[order[first]].size();
+      end = std::min(order.size(), first + std::max<std::size_t>(1, most() / T));
+      if (T > most() && has_stream()) {
+        std::vector<float> state = stream().beginning();
+        read(texts[order[first]], state, answers[order[first]]);
+        continue;
+      }
+      Batch batch{end - first, T, {}, {}, {}};
+      for (std::size_t k = first; k < end; ++k) {
+        for (const Character& c : texts[order[k]]) batch.points.push_back(c.point);
+        batch.points.resize((k - first + 1) * T);
+        batch.lengths.push_back(static_cast<std::int32_t>(texts[order[k]].size()));
+      }
+      const auto outputs = model_.run(batch, asks());
+      for (std::size_t k = first; k < end; ++k)
+        answers[order[k]].add(facts(), &batch.points[(k - first) * T], texts[order[k]].size(), outputs, k - first, T);
+    }
+    std::vector<R> results;
+    for (std::size_t k = 0; k < texts.size(); ++k) results.push_back(answers[k].result<R>(facts(), texts[k]));
+    return results;
+  }
+
+ private:
+  std::vector<const char*> asks() const {
+    if (facts().task == "tag") return {"probabilities", "label_ids"};
+    return {facts().task == "lm" ? "logits" : "probabilities"};
+  }
+
+  bool has_stream() const { return !folder_.empty() && std::filesystem::exists(folder_ / "stream.onnx"); }
+
+  /// Characters in one call, padding included.
+  std::size_t most() const {
+    return std::min<std::size_t>(8192, std::max<std::size_t>(1, (1 << 22) / facts().classes));
+  }
+
+  std::filesystem::path folder_;  // of the bundle; empty where a file was given
+  int threads_;
+  File model_;
+  mutable std::mutex mutex_;
+  mutable std::unique_ptr<File> stream_;  // opened when it is first needed
+
+ public:
+  const Normaliser normaliser;
+};
 
 template <class R>
 constexpr const char* task_of() {
@@ -1018,125 +944,9 @@ constexpr const char* task_of() {
   return std::is_same_v<R, Tagged> ? "tag" : std::is_same_v<R, Classified> ? "classify" : "lm";
 }
 
-template <class R>
-R result(const Facts& facts, const Characters& text, const Answer& answer) {
-  R made;
-  made.text = encode(text.begin(), text.end());
-  make(facts, text, answer, made);
-  return made;
-}
-
-/// What models and streams share.
-class Core {
- public:
-  Core(const std::filesystem::path& path, const Options& options)
-      : bundle_(Bundle::open(path)),
-        normaliser_(facts().form, options.normalise),
-        threads_(options.threads),
-        model_(bundle_.files["model.onnx"], facts(), false, threads_, path.string()) {
-    for (auto file = bundle_.files.begin();
-         file != bundle_.files.end();)  // of all the bytes only these are still needed
-      file = file->first == "stream.onnx" ? std::next(file) : bundle_.files.erase(file);
-  }
-
-  const Facts& facts() const { return bundle_.facts; }
-  const Normaliser& normaliser() const { return normaliser_; }
-
-  bool has_stream() const { return bundle_.files.count("stream.onnx") != 0; }
-
-  const File& stream() const {
-    const std::lock_guard<std::mutex> alone(mutex_);
-    if (!has_stream()) {
-      const auto network = facts().all.find("network");
-      const bool both = network != facts().all.end() && network->second.at("bidirectional", Json::kBool).text == "true";
-      throw Error(bundle_.where +
-                  (both ? ": the network reads both ways, so its answers need the end of the text and it has no "
-                          "stream; give it whole texts"
-                        : ": holds no stream.onnx; export it with --formats onnx,stream, and load the whole bundle"));
-    }
-    if (!stream_)
-      stream_ = std::make_unique<File>(bundle_.files.at("stream.onnx"), facts(), true, threads_,
-                                       bundle_.where + " (stream.onnx)");
-    return *stream_;
-  }
-
-  void need(const char* task) const {
-    if (facts().task != task)
-      throw Error(std::string("this needs a model of the task ") + task + ", this one is for " + facts().task);
-  }
-
-  /// Tell `answer` the outputs for `text`, in parts; `state` is that before it, and then that after it.
-  void read(const Characters& text, std::vector<float>& state, Answer& answer) const {
-    std::vector<const char*> names = Answer::asks(facts());
-    names.push_back("next_state");
-    const std::size_t most = most_characters();
-    for (std::size_t start = 0; start < text.size(); start += most) {
-      Batch part;
-      part.B = 1;
-      for (std::size_t k = start; k < std::min(text.size(), start + most); ++k) part.points.push_back(text[k].point);
-      part.T = static_cast<std::int64_t>(part.points.size());
-      part.state = state;
-      const auto outputs = stream().run(part, names);
-      answer.add(facts(), part.points.data(), part.points.size(), outputs, 0, part.points.size());
-      const float* after = outputs.back().GetTensorData<float>();
-      std::copy(after, after + state.size(), state.begin());
-    }
-  }
-
-  /// Whole texts, those of like length together; long ones by stream.onnx, where there is one.
-  template <class R>
-  std::vector<R> answer(const std::vector<Characters>& texts) const {
-    need(task_of<R>());
-    std::vector<Answer> answers(texts.size());
-    std::vector<std::size_t> order(texts.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return texts[a].size() < texts[b].size(); });
-    const std::size_t most = most_characters();
-    for (std::size_t end = order.size(), begin; end > 0; end = begin) {
-      const std::size_t T = texts[order[end - 1]].size();  // of those left, the longest says how wide the batch is
-      if (T == 0) break;
-      const bool in_parts = T > most && has_stream();
-      begin = end - (in_parts ? 1 : std::min(end, std::max<std::size_t>(1, most / T)));
-      while (texts[order[begin]].empty()) ++begin;
-      if (in_parts) {
-        std::vector<float> state = stream().beginning();
-        read(texts[order[begin]], state, answers[order[begin]]);
-        continue;
-      }
-      Batch batch;
-      batch.B = static_cast<std::int64_t>(end - begin), batch.T = static_cast<std::int64_t>(T);
-      for (std::size_t k = begin; k < end; ++k) {
-        for (const Character& c : texts[order[k]]) batch.points.push_back(c.point);
-        batch.points.resize((k - begin + 1) * T);
-        batch.lengths.push_back(static_cast<std::int32_t>(texts[order[k]].size()));
-      }
-      const auto outputs = model_.run(batch, Answer::asks(facts()));
-      for (std::size_t k = begin; k < end; ++k)
-        answers[order[k]].add(facts(), batch.points.data() + (k - begin) * T, texts[order[k]].size(), outputs,
-                              k - begin, T);
-    }
-    std::vector<R> results;
-    for (std::size_t k = 0; k < texts.size(); ++k) results.push_back(result<R>(facts(), texts[k], answers[k]));
-    return results;
-  }
-
- private:
-  std::size_t most_characters() const {
-    return std::min<std::size_t>(8192, std::max<std::size_t>(1, (1 << 22) / facts().classes));
-  }
-
-  Bundle bundle_;
-  Normaliser normaliser_;
-  int threads_;
-  File model_;
-  mutable std::mutex mutex_;  // for what is opened when it is first needed
-  mutable std::unique_ptr<File> stream_;
-};
-
 }  // namespace detail
 
-// ---- Streams and models ---------------------------------------------------------------------------------------------------
+// ---- Streams and models ----
 
 /// One text that comes in pieces, which may be cut anywhere, within a character too. It owns its state: nobody has to
 /// carry it, nobody else can have it. R is Tagged, Classified or Scored. One thread at a time. Where a call throws, the
@@ -1149,9 +959,10 @@ class Stream {
   Stream(Stream&&) noexcept = default;
   Stream& operator=(Stream&&) noexcept = default;
 
-  /// The answer for the next piece. What a later one could still change is held back: the last character with its marks,
-  /// and bytes of a character that is not whole. Tagged is about the piece's characters, Classified about the text so
-  /// far; Scored scores the piece's characters, each given all before it, and says what follows the text so far.
+  /// The answer for the next piece. What a later one could still change is held back: the last character with its
+  /// marks, and bytes of a character that is not whole. Tagged is about the piece's characters (a word that is cut
+  /// comes as two), Classified about the text so far; Scored scores the piece's characters, each given all before it,
+  /// and says what follows the text so far.
   R feed(std::string_view piece) { return next(piece, false); }
 
   /// The answer for what was held back. The stream cannot be used after it.
@@ -1167,30 +978,30 @@ class Stream {
  private:
   R next(std::string_view piece, bool end) {
     if (!core_) throw Error("the stream has ended, or was moved; begin another text with model.stream()");
-    const std::string bytes = unread_ + std::string(piece);
-    detail::Characters text = held_;
+    std::string bytes = unread_ + std::string(piece);
+    detail::Characters held, text = held_;
     const std::size_t read = detail::decode(bytes, !end, offset_, text);
-    const std::size_t cut = end ? text.size() : core_->normaliser().ready(text);
-    detail::Characters held(text.begin() + static_cast<std::ptrdiff_t>(cut), text.end());
-    text.resize(cut);
-    text = core_->normaliser()(text);
+    const std::size_t ready = end ? text.size() : core_->normaliser.ready(text);
+    held.assign(text.begin() + static_cast<std::ptrdiff_t>(ready), text.end());
+    text.resize(ready);
+    text = core_->normaliser(text);
     std::vector<float> state = state_;
     detail::Answer answer;
     answer.numbers = last_;
     core_->read(text, state, answer);
-    R made = detail::result<R>(core_->facts(), text, answer);
-    std::string unread = bytes.substr(read);
+    R made = answer.template result<R>(core_->facts(), text);
+    bytes.erase(0, read);
     // Nothing below throws.
-    if (!std::is_same_v<R, Tagged>) last_ = std::move(answer.numbers);
-    unread_ = std::move(unread), held_ = std::move(held), state_ = std::move(state);
+    if (!std::is_same_v<R, Tagged>) last_.swap(answer.numbers);
+    unread_.swap(bytes), held_.swap(held), state_.swap(state);
     offset_ += read, characters_ += text.size();
     return made;
   }
 
   std::shared_ptr<const detail::Core> core_;
-  std::vector<float> state_, last_;
-  std::string unread_;       // bytes of a character that is not whole
-  detail::Characters held_;  // not yet normalised
+  std::vector<float> state_, last_;  // of the network; what the last character brought
+  std::string unread_;               // bytes of a character that is not whole
+  detail::Characters held_;          // not yet normalised
   std::size_t offset_ = 0, characters_ = 0;
 };
 
@@ -1204,17 +1015,19 @@ class Model {
   const std::string& task() const { return core_->facts().task; }                   // "tag", "classify" or "lm"
   const std::vector<std::string>& labels() const { return core_->facts().labels; }  // in the order of their ids
   const std::string& label_scheme() const { return core_->facts().scheme; }         // "words", or ""
-  const std::string& normalisation() const { return core_->facts().form; }  // "NFC", "NFD", "NFKC", "NFKD" or "none"
+  const std::string& normalisation() const { return core_->facts().form; }          // "NFC", …, or "none"
+
+  /// Whether the model knows a character of a normalised text.
   bool knows(char32_t character) const {
     return core_->facts().id(static_cast<std::int32_t>(character)) != detail::kUnknown;
   }
 
   std::string normalise(std::string_view text) const {
-    const detail::Characters normal = normal_of(text);
+    const detail::Characters normal = read(text);
     return detail::encode(normal.begin(), normal.end());
   }
 
-  /// Several texts are one batch or a few; an empty list of them throws std::invalid_argument.
+  /// Several texts share calls. An empty list of them throws std::invalid_argument.
   Tagged tag(std::string_view text) const { return one<Tagged>(text); }
   std::vector<Tagged> tag(const std::vector<std::string>& texts) const { return many<Tagged>(texts); }
   Classified classify(std::string_view text) const { return one<Classified>(text); }
@@ -1229,65 +1042,63 @@ class Model {
     return Stream<R>(core_);
   }
 
-  /// Text that may follow `prompt`; of task `lm`, with stream.onnx. Without a prompt it begins as after a line end.
+  /// Text that may follow `prompt`, of task lm; without one, what follows a line end. Needs stream.onnx.
   std::string generate(std::string_view prompt = {}, const Sampling& sampling = {}) const;
 
  private:
-  detail::Characters normal_of(std::string_view text) const { return core_->normaliser()(detail::decode(text)); }
+  detail::Characters read(std::string_view text) const { return core_->normaliser(detail::decode(text)); }
 
   template <class R>
   R one(std::string_view text) const {
-    std::vector<detail::Characters> texts;
-    texts.push_back(normal_of(text));
-    return std::move(core_->answer<R>(texts)[0]);
+    core_->need(detail::task_of<R>());
+    return std::move(core_->answer<R>(std::vector<detail::Characters>(1, read(text)))[0]);
   }
 
   template <class R>
   std::vector<R> many(const std::vector<std::string>& texts) const {
+    core_->need(detail::task_of<R>());
     if (texts.empty()) throw std::invalid_argument("an empty list of texts; give at least one");
     std::vector<detail::Characters> normal;
-    for (const std::string& text : texts) normal.push_back(normal_of(text));
+    for (const std::string& text : texts) normal.push_back(read(text));
     return core_->answer<R>(normal);
   }
 
   std::shared_ptr<const detail::Core> core_;
 };
 
+// ---- Text that is made ----
+
 namespace detail {
 
-/// What a character is drawn by: of `logits` (V,).
-inline std::vector<double> probabilities(const std::vector<float>& logits, const Sampling& sampling) {
-  const std::size_t V = logits.size();
-  const auto best = std::max_element(logits.begin() + kReserved, logits.end());
-  std::vector<double> p(V), kept(V);
-  if (sampling.temperature == 0) {
-    p[static_cast<std::size_t>(best - logits.begin())] = 1;
-    return p;
-  }
-  for (std::size_t k = kReserved; k < V; ++k)
-    p[k] = std::exp((static_cast<double>(logits[k]) - *best) / sampling.temperature);
-  if (!sampling.top_k && !sampling.top_p) return p;
-  std::vector<std::size_t> order(V - kReserved);
-  std::iota(order.begin(), order.end(), kReserved);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
-  order.resize(std::min(order.size(), sampling.top_k.value_or(V)));
-  double all = 0, reached = 0;
-  for (const std::size_t k : order) all += p[k];
-  for (const std::size_t k : order) {
-    kept[k] = p[k];
-    reached += p[k];
-    if (reached / all >= sampling.top_p.value_or(2)) break;
-  }
-  return kept;
+inline void check(const Sampling& s) {
+  if (!(s.temperature >= 0 && s.temperature < std::numeric_limits<double>::infinity()))
+    throw std::invalid_argument("temperature: expected a number from 0 up");
+  if (s.top_k == std::size_t{0}) throw std::invalid_argument("top_k: expected a whole number from 1 up");
+  if (s.top_p && !(*s.top_p > 0 && *s.top_p <= 1)) throw std::invalid_argument("top_p: expected above 0, at most 1");
+  if (std::count(s.stop.begin(), s.stop.end(), "") != 0) throw std::invalid_argument("a stop string is empty");
 }
 
-/// A number in [0, 1) falls into the part of one character; those of probability 0 have none.
-inline std::size_t draw(const std::vector<double>& p, double random) {
-  std::vector<double> total(p.size());
+/// The id of a character by the `logits` (V,) and a number in [0, 1).
+inline std::size_t draw(const std::vector<float>& logits, const Sampling& s, double random) {
+  const std::size_t V = logits.size();
+  const auto best = std::max_element(logits.begin() + kReserved, logits.end());
+  if (s.temperature == 0) return static_cast<std::size_t>(best - logits.begin());
+  std::vector<double> p(V), total(V);
+  for (std::size_t k = kReserved; k < V; ++k) p[k] = std::exp((static_cast<double>(logits[k]) - *best) / s.temperature);
+  if (s.top_k || s.top_p) {
+    std::vector<std::size_t> order = sorted(logits, kReserved, std::greater<>());
+    order.resize(std::min(order.size(), s.top_k.value_or(V)));
+    std::vector<double> kept(V);
+    double all = 0, reached = 0;
+    for (const std::size_t k : order) all += p[k];
+    for (std::size_t n = 0; n < order.size() && (n == 0 || !s.top_p || reached / all < *s.top_p); ++n)
+      reached += kept[order[n]] = p[order[n]];
+    p = kept;
+  }
   std::partial_sum(p.begin(), p.end(), total.begin());
   const auto found = std::upper_bound(total.begin(), total.end(), random * total.back());
-  if (found != total.end()) return static_cast<std::size_t>(found - total.begin());
-  throw Error("the model gives numbers that are none; export it again");
+  if (found == total.end()) throw Error("the model gives logits that are no numbers; export it again");
+  return static_cast<std::size_t>(found - total.begin());
 }
 
 /// How many bytes at the end of `text` are the beginning of `stop`.
@@ -1301,205 +1112,41 @@ inline std::size_t begun(const std::string& stop, const std::string& text) {
 
 inline std::string Model::generate(std::string_view prompt, const Sampling& sampling) const {
   core_->need("lm");
+  detail::check(sampling);
   const detail::Facts& facts = core_->facts();
-  const auto& s = sampling;
-  if (!(s.temperature >= 0) || !std::isfinite(s.temperature) || s.top_k == std::size_t{0} ||
-      (s.top_p && !(*s.top_p > 0 && *s.top_p <= 1)))
-    throw std::invalid_argument("expected a temperature from 0 up, top_k from 1 up, top_p above 0 and at most 1");
-  if (std::count(s.stop.begin(), s.stop.end(), "") != 0)
-    throw std::invalid_argument("a stop string is empty; leave it out");
   if (facts.characters.empty()) throw Error("the model's alphabet is empty, so there is nothing to make");
-  auto random = s.random;
+  auto random = sampling.random;
   if (!random)
     random = [engine = std::mt19937_64(std::random_device()())]() mutable {
-      return static_cast<double>(engine() >> 11) * 0x1p-53;
+      return static_cast<double>(engine() >> 11) / 9007199254740992.0;  // 2^53
     };
-
-  detail::Characters points = normal_of(prompt);
-  if (points.empty() && facts.id('\n') != detail::kUnknown) points = detail::decode("\n");
+  detail::Characters text = read(prompt);
+  if (text.empty() && knows(U'\n')) text = detail::decode("\n");
   std::vector<float> state = core_->stream().beginning();
   detail::Answer answer;
-  answer.numbers.assign(facts.classes, 0);  // all equally likely, where there is neither a prompt nor a line end
+  answer.numbers.assign(facts.classes, 0);  // with neither a prompt nor a line end, all characters are equally likely
   std::string made, held;
   const auto give = [&](std::size_t size) {
-    made.append(held, 0, size);
-    const bool more = size == 0 || !s.on_text || s.on_text(std::string_view(held).substr(0, size));
+    const std::string sure = held.substr(0, size);
     held.erase(0, size);
-    return more;
+    made += sure;
+    return sure.empty() || !sampling.on_text || sampling.on_text(sure);
   };
-  for (std::size_t k = 0; k < s.length; ++k) {
-    core_->read(points, state, answer);
+  for (std::size_t k = 0; k < sampling.length; ++k) {
+    core_->read(text, state, answer);
     const double drawn = random();
-    if (!(drawn >= 0 && drawn < 1))
-      throw std::invalid_argument("Sampling::random gave " + std::to_string(drawn) + ", expected 0 to below 1");
-    const std::int32_t point =
-        facts.characters[detail::draw(detail::probabilities(answer.numbers, s), drawn) - detail::kReserved];
-    points.assign(1, {point, {}});
-    detail::encode(point, held);
+    if (!(drawn >= 0 && drawn < 1)) throw std::invalid_argument("Sampling::random: expected from 0 to below 1");
+    text.assign(1, {facts.characters[detail::draw(answer.numbers, sampling, drawn) - detail::kReserved], {}});
+    detail::encode(text[0].point, held);
     std::size_t found = std::string::npos, open = 0;
-    for (const std::string& stop : s.stop) {
+    for (const std::string& stop : sampling.stop) {
       found = std::min(found, held.find(stop));
       open = std::max(open, detail::begun(stop, held));
     }
-    const bool more = give(found != std::string::npos ? found : held.size() - open);
-    if (!more || found != std::string::npos) return made;
+    if (!give(found != std::string::npos ? found : held.size() - open) || found != std::string::npos) return made;
   }
   give(held.size());
   return made;
-}
-
-// ---- The proof, replayed --------------------------------------------------------------------------------------------------
-
-namespace detail {
-
-/// Numbers of test data: an ONNX TensorProto with raw_data, of this name and shape. An empty shape is filled in.
-template <class T>
-std::vector<T> tensor(const Bundle& bundle, const std::string& file, std::string_view name,
-                      std::vector<std::int64_t>& shape) {
-  const auto data = bundle.files.find(file);
-  std::vector<std::int64_t> found;
-  std::string_view called, raw;
-  std::uint64_t type = 0, size = sizeof(T);
-  for_fields(data == bundle.files.end() ? std::string_view() : data->second, [&](const Field& field) {
-    if (field.number == 1 && field.content.empty()) found.push_back(static_cast<std::int64_t>(field.value));
-    for (std::size_t at = 0; field.number == 1 && at < field.content.size();)  // packed
-      found.push_back(static_cast<std::int64_t>(varint(field.content, at)));
-    if (field.number == 2) type = field.value;
-    if (field.number == 8) called = field.content;
-    if (field.number == 9) raw = field.content;
-  });
-  if (shape.empty()) shape = found;
-  bool right = called == name && found == shape && !found.empty() && type == (std::is_same_v<T, float> ? 1u : 6u);
-  for (const std::int64_t axis : found) {
-    right = right && axis >= 1 && axis <= static_cast<std::int64_t>(kMostBytes);
-    if (right) right = (size *= static_cast<std::uint64_t>(axis)) <= raw.size();
-  }
-  std::vector<T> values(right && size == raw.size() ? raw.size() / sizeof(T) : 0);
-  if (!values.empty()) std::memcpy(values.data(), raw.data(), raw.size());
-  const bool finite =
-      std::all_of(values.begin(), values.end(), [](T value) { return std::isfinite(static_cast<double>(value)); });
-  if (values.empty() || !finite)
-    throw Error(bundle.where + ": " + file + " is not `" + std::string(name) +
-                "` as the contract has it; export it again");
-  return values;
-}
-
-/// The outputs of a batch, one array for each.
-struct Numbers {
-  std::vector<float> logits, probabilities;
-  std::vector<std::int32_t> label_ids;
-};
-
-inline Numbers replay(const File& file, const Facts& facts, Batch& batch, bool streams) {
-  const std::size_t B = static_cast<std::size_t>(batch.B), T = static_cast<std::size_t>(batch.T), C = facts.classes;
-  const std::size_t wide = facts.task == "classify" ? 1 : T;
-  Numbers all{std::vector<float>(B * wide * C), std::vector<float>(B * wide * C),
-              std::vector<std::int32_t>(facts.task == "lm" ? 0 : B * wide, -1)};
-  std::vector<const char*> names{"logits", "probabilities"};
-  if (facts.task != "lm") names.push_back("label_ids");
-  const auto keep = [&](const std::vector<Ort::Value>& found, std::size_t first, std::size_t count) {
-    std::copy_n(found[0].GetTensorData<float>(), count * C,
-                all.logits.begin() + static_cast<std::ptrdiff_t>(first * C));
-    std::copy_n(found[1].GetTensorData<float>(), count * C,
-                all.probabilities.begin() + static_cast<std::ptrdiff_t>(first * C));
-    if (facts.task != "lm")
-      std::copy_n(found[2].GetTensorData<std::int32_t>(), count,
-                  all.label_ids.begin() + static_cast<std::ptrdiff_t>(first));
-  };
-  if (!streams) return keep(file.run(batch, names), 0, B * wide), all;
-  names.push_back("next_state");
-  for (std::size_t row = 0; row < B; ++row) {  // in pieces of 1 to 11 characters, the state carried
-    Batch piece;
-    piece.B = 1, piece.state = file.beginning();
-    const auto length = static_cast<std::size_t>(batch.lengths[row]);
-    for (std::size_t start = 0, size; start < length; start += size) {
-      size = std::min(length - start, 1 + (7 * start + row) % 11);
-      const auto from = batch.points.begin() + static_cast<std::ptrdiff_t>(row * T + start);
-      piece.points.assign(from, from + static_cast<std::ptrdiff_t>(size)), piece.T = static_cast<std::int64_t>(size);
-      const auto found = file.run(piece, names);
-      facts.task == "classify" ? keep(found, row, 1) : keep(found, row * T + start, size);
-      std::copy_n(found.back().GetTensorData<float>(), piece.state.size(), piece.state.begin());
-    }
-  }
-  return all;
-}
-
-/// By the rule of ohlol's artifacts/parity.py: a number may be off by tolerance * (1 + the largest of its answer).
-inline void compare(const Numbers& found, const Numbers& expected, std::size_t C, double tolerance, Checked& row) {
-  row.passed = true;
-  const auto largest = [&](const std::vector<float>& values, std::size_t answer) {
-    double most = 0;
-    for (std::size_t k = answer * C; k < (answer + 1) * C; ++k)
-      most = std::max(most, std::abs(static_cast<double>(values[k])));
-    return most;
-  };
-  for (const auto numbers : {&Numbers::logits, &Numbers::probabilities})
-    for (std::size_t k = 0; k < (expected.*numbers).size(); ++k) {
-      const double error = std::abs(static_cast<double>((found.*numbers)[k]) - (expected.*numbers)[k]);
-      row.max_error = error > row.max_error || std::isnan(error) ? error : row.max_error;
-      row.passed = row.passed && error <= tolerance * (1 + largest(expected.*numbers, k / C));
-    }
-  for (std::size_t k = 0; k < expected.label_ids.size(); ++k) {
-    const std::int32_t have = found.label_ids[k], want = expected.label_ids[k];
-    if (have == want) continue;
-    const float* logits = expected.logits.data() + k * C;
-    const bool tie = want >= 0 && have >= 0 && static_cast<std::size_t>(have) < C &&
-                     static_cast<double>(*std::max_element(logits, logits + C)) - logits[have] <=
-                         2 * tolerance * (1 + largest(expected.logits, k));
-    row.labels_differing += tie ? 0 : 1;
-  }
-  row.passed = row.passed && row.labels_differing == 0;
-}
-
-}  // namespace detail
-
-/// Replay a bundle's own test data here: what the PyTorch network answered, in float64, when the bundle was made. All its
-/// .onnx files are run but text.onnx, which this header never uses. Throws Error where there is no test data.
-inline Proof verify(const std::filesystem::path& path) {
-  using namespace detail;
-  const Bundle bundle = Bundle::open(path);
-  const Facts& facts = bundle.facts;
-  static constexpr struct {
-    const char *name, *outputs;
-    double tolerance;
-  } kFiles[] = {{"model.onnx", "output", 1e-5},
-                {"model.batch.onnx", "output", 1e-5},
-                {"stream.onnx", "output", 1e-5},
-                {"model.fp16.onnx", "fp16_output", 1e-5},
-                {"model.int8.onnx", "int8_output", 0.05}};
-  Proof proof{true, {}};
-  for (const auto& [name, outputs, tolerance] : kFiles) {
-    if (bundle.files.count(name) == 0) continue;
-    const bool streams = std::string(name) == "stream.onnx";
-    const File file(bundle.files.at(name), facts, streams, 1, (path / name).string());
-    std::size_t cases = 0;
-    for (std::string folder = "test_data_set_0"; bundle.files.count(folder + "/" + outputs + "_0.pb") != 0;
-         folder = "test_data_set_" + std::to_string(++cases)) {
-      std::vector<std::int64_t> shape, rows;
-      Batch batch;
-      batch.points = tensor<std::int32_t>(bundle, folder + "/input_0.pb", "codepoints", shape);
-      if (shape.size() != 2) throw Error(bundle.where + ": " + folder + " is no batch; export it again");
-      batch.B = shape[0], batch.T = shape[1];
-      rows = {batch.B};
-      batch.lengths = tensor<std::int32_t>(bundle, folder + "/input_1.pb", "lengths", rows);
-      for (const std::int32_t length : batch.lengths)  // outside of the contract the runtime may end the process
-        if (length < 1 || length > batch.T)
-          throw Error(bundle.where + ": " + folder + " has a length outside of its rows; export it again");
-      if (facts.task == "classify") shape = rows;
-      Numbers expected;
-      const std::string base = folder + "/" + outputs;
-      if (facts.task != "lm") expected.label_ids = tensor<std::int32_t>(bundle, base + "_2.pb", "label_ids", shape);
-      shape.push_back(static_cast<std::int64_t>(facts.classes));
-      expected.logits = tensor<float>(bundle, base + "_0.pb", "logits", shape);
-      expected.probabilities = tensor<float>(bundle, base + "_1.pb", "probabilities", shape);
-      Checked row{name, folder, 0, 0, false};
-      compare(replay(file, facts, batch, streams), expected, facts.classes, tolerance, row);
-      proof.passed = proof.passed && row.passed;
-      proof.rows.push_back(std::move(row));
-    }
-    if (cases == 0) throw Error(path.string() + ": holds no test data to verify " + name + " by; export it again");
-  }
-  return proof;
 }
 
 }  // namespace ohlol
