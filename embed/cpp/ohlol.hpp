@@ -215,7 +215,7 @@ class Normaliser {
     normal.reserve(text.size());
     std::vector<std::int32_t> piece;
     for (std::size_t start = 0, stop; start < text.size(); start = stop) {
-      for (stop = start + 1; stop < text.size() && !begins(text[stop].point);) ++stop;
+      for (stop = start + 1; stop < text.size() && !ends(text[stop - 1].point) && !begins(text[stop].point);) ++stop;
       if (stop == start + 1 && is_normal(text[start].point)) {
         normal.push_back(text[start]);
         continue;
@@ -333,6 +333,20 @@ inline std::string one_line(std::string_view text) {
   for (char& c : line)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
   return line;
+}
+
+inline std::string read_file(const std::filesystem::path& file) {
+  std::error_code problem;
+  const bool there = std::filesystem::is_regular_file(file, problem);  // a pipe would not even open
+  const std::uintmax_t size = there ? std::filesystem::file_size(file, problem) : 0;
+  std::ifstream stream;
+  if (there && !problem) stream.open(file, std::ios::binary);
+  if (!stream.is_open() || size > 0x7FFFFFFF)  // protobuf, and so ONNX, ends there
+    throw Error(file.string() + ": missing, or cannot be read; expected the folder of a bundle, or its model.onnx");
+  std::string bytes(static_cast<std::size_t>(size), '\0');
+  stream.read(bytes.data(), static_cast<std::streamsize>(size));
+  bytes.resize(static_cast<std::size_t>(stream.gcount()));
+  return bytes;
 }
 
 class Sha256 {
@@ -649,7 +663,7 @@ class File {
   File(const std::filesystem::path& path, bool streams, int threads)
       : where_(path.string()),
         streams_(streams),
-        bytes_(read(path)),
+        bytes_(read_file(path)),
         facts(guarded("read", [&] { return Facts(bytes_); })) {
     if (threads < 1 || threads > 1024) throw std::invalid_argument("threads: expected 1 to 1024");
     guarded("open", [&] {
@@ -707,20 +721,6 @@ class File {
   }
 
  private:
-  static std::string read(const std::filesystem::path& file) {
-    std::error_code problem;
-    const bool there = std::filesystem::is_regular_file(file, problem);  // a pipe would not even open
-    const std::uintmax_t size = there ? std::filesystem::file_size(file, problem) : 0;
-    std::ifstream stream;
-    if (there && !problem) stream.open(file, std::ios::binary);
-    if (!stream.is_open() || size > 0x7FFFFFFF)  // protobuf, and so ONNX, ends there
-      throw Error(file.string() + ": missing, or cannot be read; expected the folder of a bundle, or its model.onnx");
-    std::string bytes(static_cast<std::size_t>(size), '\0');
-    stream.read(bytes.data(), static_cast<std::streamsize>(size));
-    bytes.resize(static_cast<std::size_t>(stream.gcount()));
-    return bytes;
-  }
-
   template <class Do>
   auto guarded(const char* what, Do run) const -> decltype(run()) {
     std::string problem;
