@@ -4,7 +4,7 @@
 //   for (const auto& c : model.tag("hello").labels)
 //     std::cout << c.span.start << " " << c.label << " " << c.probability << "\n";
 //
-// Needs onnxruntime_cxx_api.h (API version 21, of ONNX Runtime 1.21, or later) and its library; for texts beyond ASCII
+// Needs onnxruntime_cxx_api.h (API version 17, of ONNX Runtime 1.17, or later) and its library; for texts beyond ASCII
 // and the commonest letters also utf8proc (its header is found by itself, link -lutf8proc; OHLOL_NO_UTF8PROC leaves it
 // out) or a function of your own in `Options::normalise`. docs/cpp.md of ohlol says how to build and what is promised.
 //
@@ -223,9 +223,10 @@ class Normaliser {
       piece.clear();
       for (std::size_t k = start; k < stop; ++k) piece.push_back(text[k].point);
       const std::vector<std::int32_t> changed = normalised(piece);
+      const bool same = changed == piece;
       const Span all{text[start].span.start, text[stop - 1].span.end};
       for (std::size_t k = 0; k < changed.size(); ++k)
-        normal.push_back({changed[k], changed == piece ? text[start + k].span : all});
+        normal.push_back({changed[k], same ? text[start + k].span : all});
     }
     return normal;
   }
@@ -335,16 +336,20 @@ inline std::string one_line(std::string_view text) {
   return line;
 }
 
-inline std::string read_file(const std::filesystem::path& file) {
+/// Whether a file is there, and of this kind.
+inline bool is(const std::filesystem::path& file, std::filesystem::file_type kind) {
   std::error_code problem;
-  const bool there = std::filesystem::is_regular_file(file, problem);  // a pipe would not even open
-  const std::uintmax_t size = there ? std::filesystem::file_size(file, problem) : 0;
+  return std::filesystem::status(file, problem).type() == kind;
+}
+
+inline std::string read_file(const std::filesystem::path& file) {
   std::ifstream stream;
-  if (there && !problem) stream.open(file, std::ios::binary);
-  if (!stream.is_open() || size > 0x7FFFFFFF)  // protobuf, and so ONNX, ends there
+  if (is(file, std::filesystem::file_type::regular)) stream.open(file, std::ios::binary);  // a pipe would not even open
+  const std::streamoff size = stream.is_open() ? stream.seekg(0, std::ios::end).tellg() : std::streampos(-1);
+  if (size < 0 || size > 0x7FFFFFFF)  // protobuf, and so ONNX, ends there
     throw Error(file.string() + ": missing, or cannot be read; expected the folder of a bundle, or its model.onnx");
   std::string bytes(static_cast<std::size_t>(size), '\0');
-  stream.read(bytes.data(), static_cast<std::streamsize>(size));
+  stream.seekg(0).read(bytes.data(), size);
   bytes.resize(static_cast<std::size_t>(stream.gcount()));
   return bytes;
 }
@@ -517,8 +522,12 @@ class Json {
     return found;
   }
 
-  bool word(std::string_view expected) {  // all of the text
-    return text_.substr(at_, expected.size()) == expected && (at_ += expected.size(), skip(), at_ == text_.size());
+  /// Whether all of the text is this word.
+  bool is(std::string_view word) {
+    if (text_.substr(at_, word.size()) != word) return false;
+    at_ += word.size();
+    skip();
+    return at_ == text_.size();
   }
 
   void end() const {
@@ -593,12 +602,12 @@ struct Facts {
       throw Error("its sha256 is not the one in its metadata");
     if (reads_other_files(model)) throw Error("a weight of it stands in another file, which is refused");
     for (const char* name : {"format_version", "contract_version"})
-      if (!Json(take(name)).word("1"))
+      if (!Json(take(name)).is("1"))
         throw Error(std::string(name) + " is " + one_line(take(name)) + ", this ohlol.hpp knows 1 only; take the one " +
                     "of the ohlol that exported it (`ohlol embed cpp`)");
     task = whole("task", &Json::string);
     labels = whole("labels", &Json::list);
-    if (!Json(take("label_scheme")).word("null")) scheme = whole("label_scheme", &Json::string);
+    if (!Json(take("label_scheme")).is("null")) scheme = whole("label_scheme", &Json::string);
     auto alphabet = whole("alphabet", &Json::object);
     form = alphabet["normalisation"];
     for (const Character& c : decode(alphabet["characters"])) {
@@ -661,7 +670,8 @@ struct Batch {
 class File {
  public:
   File(const std::filesystem::path& path, bool streams, int threads)
-      : where_(path.string()),
+      : environment_(environment()),
+        where_(path.string()),
         streams_(streams),
         bytes_(read_file(path)),
         facts(guarded("read", [&] { return Facts(bytes_); })) {
@@ -672,7 +682,7 @@ class File {
       options.SetInterOpNumThreads(1);
       options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // errors come as exceptions
       options.AddConfigEntry("session.intra_op.allow_spinning", "0");
-      session_ = Ort::Session(environment(), bytes_.data(), bytes_.size(), options);
+      session_ = Ort::Session(environment_, bytes_.data(), bytes_.size(), options);
       std::string inputs;
       for (std::size_t k = 0; k < session_.GetInputCount(); ++k)
         inputs += std::string(" ") + session_.GetInputNameAllocated(k, Ort::AllocatorWithDefaultOptions()).get();
@@ -734,6 +744,7 @@ class File {
     throw Error(where_ + ": cannot " + what + " it: " + problem + "; copy or export it again");
   }
 
+  Ort::Env& environment_;  // first: it throws before anything of ONNX Runtime's is made, which could not be destroyed
   std::string where_;
   bool streams_;
   std::string bytes_;
@@ -842,7 +853,7 @@ struct Answer {
 class Core {
  public:
   Core(const std::filesystem::path& path, const Options& options)
-      : folder_(std::filesystem::is_directory(path) ? path : std::filesystem::path()),
+      : folder_(is(path, std::filesystem::file_type::directory) ? path : std::filesystem::path()),
         threads_(options.threads),
         model_(folder_.empty() ? path : folder_ / "model.onnx", false, threads_),
         normaliser(facts().form, options.normalise) {}
@@ -921,7 +932,9 @@ class Core {
     return {facts().task == "lm" ? "logits" : "probabilities"};
   }
 
-  bool has_stream() const { return !folder_.empty() && std::filesystem::exists(folder_ / "stream.onnx"); }
+  bool has_stream() const {
+    return !folder_.empty() && is(folder_ / "stream.onnx", std::filesystem::file_type::regular);
+  }
 
   /// Characters in one call, padding included.
   std::size_t most() const {
@@ -1015,7 +1028,7 @@ class Model {
   const std::string& task() const { return core_->facts().task; }                   // "tag", "classify" or "lm"
   const std::vector<std::string>& labels() const { return core_->facts().labels; }  // in the order of their ids
   const std::string& label_scheme() const { return core_->facts().scheme; }         // "words", or ""
-  const std::string& normalisation() const { return core_->facts().form; }          // "NFC", …, or "none"
+  const std::string& normalisation() const { return core_->facts().form; }          // "NFC" and the like, or "none"
 
   /// Whether the model knows a character of a normalised text.
   bool knows(char32_t character) const {

@@ -141,13 +141,13 @@ inline Proof verify(const std::filesystem::path& bundle) {
   Proof proof{true, {}};
   for (const auto& each : files) {
     const std::string name = each.name;
-    if (name != "model.onnx" && !std::filesystem::exists(bundle / name)) continue;
+    if (name != "model.onnx" && !is(bundle / name, std::filesystem::file_type::regular)) continue;
     const bool streams = name == "stream.onnx";
     const File file(bundle / name, streams, 1);
     for (std::size_t number = 0;; ++number) {
       const std::string test = "test_data_set_" + std::to_string(number);
       const auto output = [&](int k) { return bundle / test / (each.outputs + std::to_string(k) + ".pb"); };
-      if (number > 0 && !std::filesystem::exists(output(0))) break;
+      if (number > 0 && !is(output(0), std::filesystem::file_type::regular)) break;
       std::vector<std::size_t> shape, rows;
       Batch batch;
       batch.points = tensor<std::int32_t>(bundle / test / "input_0.pb", "codepoints", shape);
