@@ -204,7 +204,10 @@ def browser(modules: Path, folder: Path) -> Iterator[Host]:
 
 
 def table(models: list[Model], times: dict[tuple[str, str, str], tuple[list[float], list[float]]]) -> str:
-    lines = ["| model | host | weights | size of the model | first answer | an answer, µs |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| model | host | weights | size of the model | first answer | an answer, µs |",
+        "|---|---|---|---|---|---|",
+    ]
     for (name, host, precision), (first, steady) in times.items():
         (model,) = (one for one in models if one.name == name)
         size = model.sizes[f"{precision} C" if host == "C" else f"{precision}.onnx"]

@@ -164,7 +164,7 @@ def toolchains(
         return "example.mjs", {}, build
 
     def cpp():
-        compiler, headers = program("g++"), named("OHLOL_ORT_HEADERS", "folder with onnxruntime_cxx_api.h")
+        compiler, headers = program("g++"), named("OHLOL_ORT_INCLUDE", "folder with onnxruntime_cxx_api.h")
         where = {"LD_LIBRARY_PATH": str(request.getfixturevalue("library"))}
 
         def build(folder: Path) -> list[str]:
