@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ohlol
@@ -339,6 +339,8 @@ def test_every_character_in_every_form(form, host, bundles):
         assert host.ask("normalise", hexed(text)) == expected
 
 
+@example(text="가\u11a7")
+@example(text="\u1100\u1161\u11a7\u0301\u11a8")
 @given(
     text=st.text(
         st.one_of(st.sampled_from(JOINERS), st.sampled_from("e\u0301\u0323a가각\u1100\u1161\u11a7\u11a8 ")),
@@ -477,8 +479,9 @@ def test_generate(name, temperature, top_k, top_p, host, bundles):
     file = load_stream(bundles[name])
     numbers = np.random.Generator(np.random.PCG64(7)).random(60).tolist()
     for prompt in ("", "he", "中e\u0301"):
-        for stop in ((), ("o", "el"), ("\n", "한😀")):
-            sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p)
+        all_of_it = "".join(generate_in_python(file, prompt, length=60, sampling=sampling, seed=7))
+        for stop in ((), ("o", "el"), (all_of_it[30:33], all_of_it[40:44]), (all_of_it[58:] + "x",)):
             made = generate_in_python(file, prompt, length=60, sampling=sampling, seed=7, stop=stop)
             numbers_as_words = [
                 temperature,
