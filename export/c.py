@@ -16,12 +16,12 @@ from ohlol.artifacts import run
 from ohlol.artifacts.errors import DataError, OhlolError, ProofError, RecipeError
 from ohlol.artifacts.manifest import Manifest
 from ohlol.artifacts.parity import Case, Proof
+from ohlol.artifacts.written import check_free, write_folder
 from ohlol.export import c_proof, c_tables, proof
 from ohlol.export.bundle import load, split_to_measure
 from ohlol.export.c_proof import Library
 from ohlol.export.c_source import Source, described, identifier, write_source, write_test
 from ohlol.export.c_tables import Tables, Weights
-from ohlol.serve import places
 from ohlol.train.checkpoint import State
 from ohlol.train.evaluate import evaluate_network
 from ohlol.train.network import Network
@@ -41,8 +41,8 @@ class Exported:
 
     def write(self, folder: str | Path) -> None:
         """Into `folder`, whole or not at all, in the place of what an export wrote there and nobody changed since."""
-        places.check_free(Path(folder))
-        places.write_folder(Path(folder), self.files, "c")
+        check_free(Path(folder))
+        write_folder(Path(folder), self.files, "c")
 
 
 def export(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
@@ -10,20 +9,52 @@ import click
 PATH = click.Path(path_type=Path)
 
 
+ELSEWHERE = (
+    "For Java, C#, Go, Rust, Swift and Python the README.md of every bundle has a whole program (docs/languages.md); for C without "
+    "a runtime: `ohlol export RUN --c DIR` (docs/c.md)."
+)
+THEN = {
+    "js": "now: npm install ./{folder} onnxruntime-node (or onnxruntime-web); docs/javascript.md",
+    "cpp": '#include "{folder}/ohlol.hpp"; docs/cpp.md says what to link',
+}
+
+
+class Language(click.Choice[str]):
+    """What can be copied; of the others, where they are."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{error.message} {ELSEWHERE}", ctx, param) from error
+
+
 @click.command()
-@click.argument("language", type=click.Choice(["js", "cpp"]))
-@click.option("-o", "--output", type=PATH, default=Path(), metavar="DIR", help="Where to. [default: here]")
+@click.argument("language", type=Language(["js", "cpp"]))
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default=Path("ohlol"),
+    show_default=True,
+    metavar="DIR",
+    help="A folder of its own, which a later version may replace.",
+)
 def embed(language: str, output: Path) -> None:
-    """Copy what an app embeds to run a bundle: the JavaScript module or the C++ header.
+    """Copy what an app embeds: a JavaScript module, or a C++ header.
 
     docs/javascript.md and docs/cpp.md say how to use them.
     """
     import ohlol.embed
+    from ohlol.artifacts.written import check_free, write_folder
 
-    output.mkdir(parents=True, exist_ok=True)
-    for file in sorted((Path(ohlol.embed.__file__).parent / language).iterdir()):
-        shutil.copyfile(file, output / file.name)
-        click.echo(output / file.name)
+    check_free(output)
+    source = Path(ohlol.embed.__file__).parent / language
+    files = {file.name: file.read_bytes() for file in sorted(source.iterdir())}
+    write_folder(output, files, language)
+    for name in files:
+        click.echo(output / name)
+    click.echo(THEN[language].format(folder=output), err=True)
 
 
 @click.command()

@@ -147,13 +147,14 @@ def export(
         files = chosen(names)
     except OhlolError as error:
         raise click.BadParameter(str(error), param_hint="--formats") from error
+    from ohlol.artifacts.written import check_free
     from ohlol.serve import places as elsewhere
 
     bundle = output or (run or cast(Path, weights).parent) / "bundle"
     for place, folder in wanted.items():  # before the work, which takes minutes
         elsewhere.check(place, folder, name or elsewhere.name_of(bundle))
     if c_folder is not None:
-        elsewhere.check_free(c_folder)
+        check_free(c_folder)
     source = None
     with _run_of(run, weights, recipe, unknown) as folder:
         if c_folder is not None:  # first: where it fails, no bundle is written either

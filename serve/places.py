@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ohlol.artifacts.bundle import HELLO, Bundle, Layout, open_named
 from ohlol.artifacts.errors import OhlolError
-from ohlol.artifacts.files import new_folder, sha256, sha256_of_file
+from ohlol.artifacts.written import Files, check_free, write_folder
 from ohlol.serve import hub, mlflow, triton
 from ohlol.serve.model import of_bundle
 
-RECORD = "written-by-ohlol.json"  # the sha256 of every file written: what of a folder is ours to replace
 PLACES = ("triton", "hf", "mlflow")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-
-Files = Mapping[str, bytes]  # by their names, with / between parts
 
 
 def write(bundle: str | Path, place: str, folder: str | Path, name: str | None = None) -> list[Path]:
@@ -63,28 +58,6 @@ def name_of(bundle: str | Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
-def check_free(folder: Path) -> None:
-    """Raise `OhlolError` where a folder holds anything but what `write` once wrote there, as it wrote it."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    try:
-        record: Any = json.loads((folder / RECORD).read_bytes())
-        digests = dict(record["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OhlolError(
-            f"{folder}: is there already, and not as `ohlol export` writes it; name another folder, or remove it"
-        ) from error
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder).as_posix()
-        if file.is_dir() or inside == RECORD:
-            continue
-        if inside not in digests or sha256_of_file(file) != digests[inside]:
-            raise OhlolError(
-                f"{folder}: {inside} was added or changed since `ohlol export` wrote the folder; move it away, or name "
-                "another folder"
-            )
-
-
 def _homes(place: str, folder: str | Path, name: str) -> list[Path]:
     """Every folder that a place may have of a model."""
     return [
@@ -101,13 +74,3 @@ def _contents(bundle: Bundle, place: str, name: str) -> Mapping[str, Files]:
     if place == "mlflow":
         return {"": mlflow.folder(bundle, name)}
     raise OhlolError(f"place {place!r}: expected one of {', '.join(PLACES)}")
-
-
-def write_folder(folder: Path, files: Files, place: str) -> None:
-    """Write a folder whole, in the place of any that is there: `check_free` says whether it may."""
-    digests = {name: sha256(content) for name, content in sorted(files.items())}
-    record = json.dumps({"place": place, "files": digests}, indent=2) + "\n"
-    with new_folder(folder.resolve()) as unfinished:
-        for name, content in {**files, RECORD: record.encode()}.items():
-            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-            (unfinished / name).write_bytes(content)
