@@ -23,7 +23,7 @@ def test_a_copy_is_the_whole_of_it(language, tmp_path):
     folder = tmp_path / "app" / "ohlol"
     for _ in range(2):
         ran = run(language, "-o", folder)
-        assert 0 == ran.exit_code, ran.output
+        assert ran.exit_code == 0, ran.output
         for file in (SOURCE / language).iterdir():
             assert f"{folder / file.name}\n" in ran.stdout
             assert file.read_bytes() == (folder / file.name).read_bytes()
@@ -34,21 +34,21 @@ def test_what_is_the_apps_own_stays(tmp_path):
     own = tmp_path / "package.json"
     own.write_text('{"name": "app"}')
     ran = run("js", "-o", tmp_path)
-    assert (1, '{"name": "app"}') == (ran.exit_code, own.read_text())
+    assert (ran.exit_code, own.read_text()) == (1, '{"name": "app"}')
     assert "not as ohlol writes it" in ran.stderr
     ran = run("js", "-o", own)
-    assert (1, True) == (ran.exit_code, "is a file, expected a folder" in ran.stderr)
+    assert (ran.exit_code, "is a file, expected a folder" in ran.stderr) == (1, True)
 
     changed = tmp_path / "ohlol" / "ohlol.mjs"
-    assert 0 == run("js", "-o", changed.parent).exit_code
+    assert run("js", "-o", changed.parent).exit_code == 0
     changed.write_text("mine")
     ran = run("js", "-o", changed.parent)
-    assert (1, "mine") == (ran.exit_code, changed.read_text())
+    assert (ran.exit_code, changed.read_text()) == (1, "mine")
     assert "ohlol.mjs was added or changed" in ran.stderr
 
 
 def test_other_languages_are_shown_the_way():
     """Those of the README's table that nothing is copied for."""
     ran = run("rust")
-    assert 2 == ran.exit_code
+    assert ran.exit_code == 2
     assert "README.md of every bundle" in ran.stderr
