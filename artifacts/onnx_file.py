@@ -223,6 +223,8 @@ def _fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int, Any]]:
     while at < len(data):
         start = at
         key, at = _varint(data, at)
+        if key >> 32:  # protobuf leaves out the bits above, and would see another field than we do
+            raise ValueError(f"the number of the field at byte {start} is too large")
         number, wire = key >> 3, key & 7
         if wire == 0:
             content: Any

@@ -129,6 +129,16 @@ def test_no_weight_stands_in_another_file(place):
             check_whole(MODEL + wrapped(tensor, *PLACES[place]), "here")
 
 
+def test_no_field_hides_behind_a_larger_number():
+    """protobuf leaves out the bits of a field's number above 32: `external_data` so written is one to a runtime."""
+    hidden = (13 << 3 | 2) + (1 << 32)
+    digits = bytes(hidden >> shift & 127 | 128 for shift in range(0, 28, 7)) + bytes([hidden >> 28])
+    content = message(1, b"location") + message(2, b"/etc/passwd")
+    tensor = b"\x08\x04\x10\x01" + digits + bytes([len(content)]) + content
+    with pytest.raises(BundleError, match="the number of the field at byte 4 is too large"):
+        check_whole(MODEL + wrapped(tensor, 7, 5), "here")
+
+
 def test_graphs_in_graphs_without_end():
     """A small file that is thousands of graphs deep costs neither the stack nor time."""
     deep = b""
