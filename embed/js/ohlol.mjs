@@ -331,12 +331,11 @@ class Engine {
     return Object.fromEntries(numbers);
   }
 
-  /** `outputs` without padding, of a file, whose numbers are some: those of broken weights are not. */
+  /** `outputs` of a file, without padding. Where logits are numbers, their softmax is. */
   #sound(name, outputs) {
-    const isLabel = (id) => id >= 0 && id < this.classes;
-    for (const [output, data] of Object.entries(outputs))
-      if (!data.every(output === "label_ids" ? isLabel : Number.isFinite))
-        fail(this.files.where(name), "the model gives numbers that are none; export it again");
+    const { logits, label_ids = [] } = outputs;
+    if (!logits.every(Number.isFinite) || !label_ids.every((id) => id >= 0 && id < this.classes))
+      fail(this.files.where(name), "the model gives numbers that are none; export it again");
     return outputs;
   }
 

@@ -515,9 +515,11 @@ EXAMPLES = re.compile(r"^```js\n(.*?)^```$\n\n```text\n(.*?)^```$", re.MULTILINE
 
 @pytest.fixture
 def app(node_modules, golden, tmp_path):
-    """An app's folder: the module as `ohlol embed js` leaves it, the runtime, and the bundles of the page."""
-    copied = CliRunner().invoke(main, ["embed", "js", "-o", str(tmp_path / "node_modules" / "ohlol")])
+    """An app's folder, as the page makes it: `ohlol embed js`, what npm links and installs, and the bundles."""
+    copied = CliRunner().invoke(main, ["embed", "js", "-o", str(tmp_path / "ohlol")])
     assert copied.exit_code == 0
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "ohlol").symlink_to(Path("..", "ohlol"))  # `npm install ./ohlol`
     for package in ("onnxruntime-node", "onnxruntime-web", "onnxruntime-common"):
         (tmp_path / "node_modules" / package).symlink_to(node_modules / "node_modules" / package)
     (tmp_path / "hello").symlink_to(shipped())
