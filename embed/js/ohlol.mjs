@@ -16,9 +16,7 @@ const NODE = Boolean(globalThis.process?.versions?.node);
 
 /** See ohlol.d.ts. */
 export async function load(source, options = {}) {
-  if (!isObject(options))
-    throw new TypeError(`the options are ${kindOf(options)}, expected an object such as { ort }`);
-  checkKeys(options, ["ort", "session"], "the options have");
+  checkKeys("options", options, ["ort", "session"]);
   let files = filesOf(source);
   const ort = await runtime(options.ort);
   const manifest = files.single ? undefined : await manifestOf(files);
@@ -529,9 +527,7 @@ function checkText(text, name = "the text") {
 // ---- Text that is made: the rules of docs/streams.md ----
 
 function checkSampling(sampling) {
-  if (!isObject(sampling))
-    throw new TypeError(`the sampling is ${kindOf(sampling)}, expected an object such as { temperature: 0.8 }`);
-  checkKeys(sampling, ["length", "temperature", "topK", "topP", "stop", "random"], "the sampling has");
+  checkKeys("sampling", sampling, ["length", "temperature", "topK", "topP", "stop", "random"]);
   const { length = 200, temperature = 1, topK = Infinity, topP = 1, stop = [], random = Math.random } = sampling;
   const need = (name, value, holds, expected) => {
     if (!holds) throw new RangeError(`${name} is ${show(value)}, expected ${expected}`);
@@ -666,8 +662,7 @@ async function readDisk(file, folder) {
   if (!process.getBuiltinModule) // bundlers follow an import
     throw new Error(`ohlol.mjs needs Node 20.16 or 22.3, or later; this is ${process.version}`);
   const { readFile, readdir, realpath, stat } = process.getBuiltinModule("node:fs/promises");
-  const { resolve } = process.getBuiltinModule("node:path");
-  const whole = (path) => (path instanceof URL ? path.href : resolve(path));
+  const whole = (path) => (path instanceof URL ? path.href : process.getBuiltinModule("node:path").resolve(path));
   const held = folder ? await readdir(folder).catch(({ code }) => code) : [];
   if (held === "ENOTDIR") fail(whole(folder), "a file, expected a bundle's folder or an .onnx file of one");
   if (held.includes("recipe.toml") && !held.includes(MANIFEST))
@@ -698,18 +693,14 @@ async function fetched(url) {
 function checkedFiles(files, manifest) {
   const has = (name) => Object.hasOwn(manifest.files, name);
   const read = async (name) => {
-    const [where, again] = [files.where(name), "copy or export the bundle again"];
-    if (!has(name)) fail(where, `${MANIFEST} does not list it; ${again}`);
+    const where = files.where(name);
+    if (!has(name)) fail(where, `${MANIFEST} does not list it; copy or export the bundle again`);
     const bytes = await files.read(name);
     const entry = manifest.files[name];
-    if (bytes.length !== entry.bytes)
-      fail(where, `damaged or changed: it has ${bytes.length} bytes, the manifest says ${entry.bytes}; ${again}`);
+    if (bytes.length !== entry.bytes) damaged(where, `it has ${bytes.length} bytes, the manifest says ${entry.bytes}`);
     const found = await sha256(bytes);
-    if (found !== undefined && found !== entry.sha256)
-      fail(
-        where,
-        `damaged or changed: its sha256 is ${short(found)}, the manifest says ${short(entry.sha256)}; ${again}`,
-      );
+    if ((found ?? entry.sha256) !== entry.sha256)
+      damaged(where, `its sha256 is ${short(found)}, the manifest says ${short(entry.sha256)}`);
     return bytes;
   };
   return { ...files, has, read };
@@ -765,10 +756,7 @@ async function factsOf(bytes, where, others, name = MODEL) {
   const said = texts.get("ohlol.sha256")?.replaceAll('"', "");
   const found = said === undefined ? undefined : await sha256(joined(Uint8Array, rest));
   if (found !== undefined && found !== said)
-    fail(
-      where,
-      `damaged or changed: the sha256 of its graph is ${short(found)}, its metadata says ${short(said)}; copy it again`,
-    );
+    damaged(where, `the sha256 of its graph is ${short(found)}, its metadata says ${short(said)}`);
   const ours = [...texts].filter(([key]) => key.startsWith("ohlol."));
   if (!ours.length)
     fail(where, "an ONNX file that ohlol did not export (its metadata names no alphabet); use `ohlol export`");
@@ -777,10 +765,7 @@ async function factsOf(bytes, where, others, name = MODEL) {
   const own = name === MODEL ? ["sha256"] : ["sha256", "inputs", "outputs"];
   for (const [key, value] of Object.entries(others ? facts[EXACT] : {}))
     if (!own.includes(key) && value !== others[EXACT][key])
-      fail(
-        where,
-        `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}; copy or export the bundle again`,
-      );
+      damaged(where, `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}`);
   return facts;
 }
 
@@ -1051,13 +1036,15 @@ function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Refuses names that mean nothing here: a slip would change nothing, and nobody would know. */
-function checkKeys(given, names, what) {
+/** A name that means nothing here is refused: else a slip would change nothing, and nobody would know. */
+function checkKeys(what, given, names) {
+  const told = `an object of ${names.join(", ")}`;
+  if (!isObject(given)) throw new TypeError(`${what} is ${kindOf(given)}, expected ${told}`);
   const plain = (name) => name.toLowerCase().replace(/[-_]/g, "");
-  for (const key of Object.keys(given).filter((key) => !names.includes(key))) {
+  for (const key of Object.keys(given)) {
     const meant = names.find((name) => plain(name) === plain(key));
-    const hint = meant ? `; did you mean \`${meant}\`?` : "";
-    throw new TypeError(`${what} no \`${key}\`: it takes ${names.join(", ")}${hint}`);
+    if (meant !== key)
+      throw new TypeError(`${what} has \`${key}\`, expected ${told}${meant ? `; did you mean \`${meant}\`?` : ""}`);
   }
 }
 
@@ -1091,6 +1078,10 @@ function lineOf(error) {
   return String(error?.message ?? error)
     .split("\n")[0]
     .slice(0, 200);
+}
+
+function damaged(where, how) {
+  fail(where, `damaged or changed: ${how}; copy or export it again`);
 }
 
 function fail(where, what) {
