@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** A model of ohlol on ONNX Runtime: text in, labels out. Works with `onnxruntime-web` and `onnxruntime-node`. */
 
 /** What is used of `onnxruntime-common`; both packages are it. */

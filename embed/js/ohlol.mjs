@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A bundle of ohlol on ONNX Runtime, in Node and in the browser: docs/javascript.md, types in ohlol.d.ts.
 // One file, no build step: the app brings onnxruntime-web or onnxruntime-node.
 
@@ -15,8 +16,7 @@ const NODE = Boolean(globalThis.process?.versions?.node);
 
 /** See ohlol.d.ts. */
 export async function load(source, options = {}) {
-  if (typeof options !== "object" || options === null)
-    throw new TypeError(`the options are ${kindOf(options)}, expected an object such as { ort }`);
+  checkKeys("options", options, ["ort", "session"]);
   let files = filesOf(source);
   const ort = await runtime(options.ort);
   const manifest = files.single ? undefined : await manifestOf(files);
@@ -103,7 +103,7 @@ class Model {
     const whole = rows.filter((row) => row.points.length && !isLong(row));
     for (const batch of batches(whole, engine.cells)) {
       const points = batch.map((row) => row.points);
-      const outputs = await engine.batch(batch[0].reading.asks, points);
+      const outputs = await engine.batch(points);
       batch.forEach(({ reading }, k) => reading.add(points[k], outputs[k]));
     }
     const results = rows.map(({ characters, reading }) => reading.result(characters));
@@ -163,7 +163,6 @@ class Reading {
 }
 
 class TagReading extends Reading {
-  asks = ["label_ids", "probabilities"];
   #ids = [];
   #probabilities = [];
 
@@ -186,8 +185,6 @@ class TagReading extends Reading {
 }
 
 class ClassifyReading extends Reading {
-  asks = ["label_ids", "probabilities"];
-
   add(points, { label_ids, probabilities }) {
     this.last = { id: label_ids[0], probabilities };
   }
@@ -202,7 +199,6 @@ class ClassifyReading extends Reading {
 }
 
 class ScoreReading extends Reading {
-  asks = ["logits"];
   #nats = 0;
   #count = 0;
 
@@ -300,8 +296,7 @@ class Engine {
     const extra = { session: { intra_op: { allow_spinning: "0" } } };
     const options = { intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4, extra, ...this.options };
     const session = await inTurn(() => this.ort.InferenceSession.create(bytes, options)).catch((error) => {
-      const missing = /backend/.test(error?.message); // as onnxruntime-web says it
-      const hint = missing ? "its .wasm file must be served too: docs/javascript.md" : "copy or export it again";
+      const [, hint] = REFUSED.find(([said]) => said.test(error?.message));
       fail(where, `ONNX Runtime cannot open it (${lineOf(error)}); ${hint}`);
     });
     const [takes, expected] = [[...session.inputNames].sort().join(" and "), INPUTS[name].join(" and ")];
@@ -311,26 +306,35 @@ class Engine {
 
   async release() {
     const sessions = [...this.#sessions.values()];
+    this.#sessions.clear();
     this.session = async () => fail(this.files.where(MODEL), "the model was released; load it again");
     for (const session of sessions) await inTurn(async () => (await session).release());
   }
 
-  /** The numbers of each output of `asks` for `rows` texts of `time` code points. */
-  async #run(name, asks, feeds, rows, time) {
-    const session = await this.session(name);
-    const found = await inTurn(() => session.run(feeds, asks)).catch((error) =>
-      fail(this.files.where(name), `ONNX Runtime cannot answer (${lineOf(error)})`),
+  /** The numbers of each output for `rows` texts of `time` code points. */
+  async #run(name, feeds, rows, time) {
+    const [session, where] = [await this.session(name), this.files.where(name)];
+    // All outputs: before 1.24, onnxruntime-node gives those that are asked for under the names of others.
+    const found = await inTurn(() => session.run(feeds)).catch((error) =>
+      fail(where, `ONNX Runtime cannot answer (${lineOf(error)})`),
     );
     const sizes = { next_state: this.states * rows * this.facts.network.hidden_size };
-    for (const output of asks) {
-      const size = sizes[output] ?? rows * this.places(time) * this.width(output);
-      if (found[output].data.length !== size)
-        fail(
-          this.files.where(name),
-          `\`${output}\` is (${found[output].dims}), not as in the contract; export it again`,
-        );
-    }
-    return Object.fromEntries(asks.map((output) => [output, found[output].data]));
+    const outputs = name === STREAM ? [...this.outputs, "next_state"] : this.outputs;
+    const numbers = outputs.map((output) => {
+      const { data, dims } = found[output] ?? {};
+      if (data?.length !== (sizes[output] ?? rows * this.places(time) * this.width(output)))
+        fail(where, `\`${output}\` is ${data ? `(${dims})` : "missing"}, not as in the contract; export it again`);
+      return [output, data];
+    });
+    return Object.fromEntries(numbers);
+  }
+
+  /** `outputs` of a file, without padding. Where logits are numbers, their softmax is. */
+  #sound(name, outputs) {
+    const { logits, label_ids = [] } = outputs;
+    if (!logits.every(Number.isFinite) || !label_ids.every((id) => id >= 0 && id < this.classes))
+      fail(this.files.where(name), "the model gives numbers that are none; export it again");
+    return outputs;
   }
 
   /** How many answers a text of `time` code points has, and how many numbers each of them. */
@@ -342,8 +346,8 @@ class Engine {
     return output === "label_ids" ? 1 : this.classes;
   }
 
-  /** The outputs `asks` of each of `rows`, the code points (T,) of texts; they are one padded batch. */
-  async batch(asks, rows) {
+  /** The outputs of each of `rows`, the code points (T,) of texts; they are one padded batch. */
+  async batch(rows) {
     const time = Math.max(...rows.map((points) => points.length));
     const padded = new Int32Array(rows.length * time);
     rows.forEach((points, k) => padded.set(points, k * time));
@@ -352,8 +356,8 @@ class Engine {
       codepoints: new this.ort.Tensor("int32", padded, [rows.length, time]),
       lengths: new this.ort.Tensor("int32", lengths, [rows.length]),
     };
-    const found = await this.#run(MODEL, asks, feeds, rows.length, time);
-    return rows.map((points, k) => this.cut(found, k, points.length, time));
+    const found = await this.#run(MODEL, feeds, rows.length, time);
+    return rows.map((points, k) => this.#sound(MODEL, this.cut(found, k, points.length, time)));
   }
 
   /** Of outputs that are padded to `time`, those of the row `k`, which has `length` code points. */
@@ -365,15 +369,16 @@ class Engine {
     return Object.fromEntries(Object.entries(outputs).map(part));
   }
 
-  /** The outputs `asks` of the next code points of one text, and the state after them. */
-  async next(asks, points, state) {
+  /** The outputs of the next code points of one text, and the state after them. */
+  async next(points, state) {
     const dims = [this.states, 1, this.facts.network.hidden_size];
     const before = state?.slice() ?? new Float32Array(dims[0] * dims[2]); // a worker of the runtime takes it away
     const feeds = {
       codepoints: new this.ort.Tensor("int32", points, [1, points.length]),
       state: new this.ort.Tensor("float32", before, dims),
     };
-    const { next_state, ...outputs } = await this.#run(STREAM, [...asks, "next_state"], feeds, 1, points.length);
+    const found = await this.#run(STREAM, feeds, 1, points.length);
+    const { next_state, ...outputs } = this.#sound(STREAM, found);
     return [outputs, next_state];
   }
 
@@ -381,13 +386,21 @@ class Engine {
   async readOn(points, reading, state) {
     for (let start = 0; start < points.length; start += this.step) {
       const part = points.slice(start, start + this.step);
-      const [outputs, after] = await this.next(reading.asks, part, state);
+      const [outputs, after] = await this.next(part, state);
       reading.add(part, outputs);
       state = after;
     }
     return state;
   }
 }
+
+// What a runtime says that opens no model, and what to do.
+const REFUSED = [
+  [/content security policy|\bCSP\b/i, "the page's script-src needs 'wasm-unsafe-eval'"],
+  [/found 3c /, "the server answered a web page in place of its .wasm file: docs/javascript.md"],
+  [/backend/, "its .wasm file must be served too: docs/javascript.md"],
+  [/^/, "copy or export it again"],
+];
 
 /** Rows of like length together, at most `cells` code points with padding (or one row). */
 function* batches(rows, cells) {
@@ -414,12 +427,13 @@ function inTurn(call) {
 async function runtime(given) {
   const name = NODE ? "onnxruntime-node" : "onnxruntime-web"; // not spelled in `import`: bundlers would look for both
   if (given === undefined && NODE) process.env.ORT_DISABLE_TELEMETRY ??= "1"; // it reports home by default
-  const importing = given ?? import(/* webpackIgnore: true */ /* @vite-ignore */ name);
+  const importing = given === undefined ? import(/* webpackIgnore: true */ /* @vite-ignore */ name) : given;
   const module = await Promise.resolve(importing).catch((error) => {
-    throw new Error(`${name} cannot be imported (${lineOf(error)}); install it, or give it: load(source, { ort })`);
+    const hint = NODE ? "install it" : "name it in an import map";
+    throw new Error(`${name} cannot be imported (${lineOf(error)}); ${hint}, or give it: load(source, { ort })`);
   });
-  const ort = module.InferenceSession ? module : (module.default ?? module);
-  if (typeof ort.InferenceSession?.create !== "function" || typeof ort.Tensor !== "function")
+  const ort = module?.InferenceSession ? module : module?.default;
+  if (typeof ort?.InferenceSession?.create !== "function" || typeof ort.Tensor !== "function")
     throw new TypeError(`ort is ${kindOf(given)}, expected the module onnxruntime-web or onnxruntime-node`);
   if (ort.env?.wasm && ort.env.wasm.numThreads === undefined) ort.env.wasm.numThreads = 1; // more cost more than they give
   return ort;
@@ -430,7 +444,7 @@ async function runtime(given) {
 const OFTEN = "\0-\u02ff\u3400-\u9fff\uac00-\ud7a3"; // none of these joins what is before it
 const ENDS = /[\p{Cc}\p{Zl}\p{Zp}\p{Zs}]/u; // spaces, line ends, controls: nothing that follows joins them
 const BEGINS = new RegExp(`^[${OFTEN}]`);
-const LONG_RUN = new RegExp(`[^${OFTEN}]{${MOST_JOINED}}`, "u");
+const LONG_RUN = new RegExp(`(?<![^${OFTEN}])[^${OFTEN}]{${MOST_JOINED}}`, "u"); // tried where a run begins, no more
 
 /**
  * The characters of `text` in a normal form, each with its place in the text given: `{ character, start, end }`, in
@@ -513,8 +527,7 @@ function checkText(text, name = "the text") {
 // ---- Text that is made: the rules of docs/streams.md ----
 
 function checkSampling(sampling) {
-  if (typeof sampling !== "object" || sampling === null)
-    throw new TypeError(`the sampling is ${kindOf(sampling)}, expected an object such as { temperature: 0.8 }`);
+  checkKeys("sampling", sampling, ["length", "temperature", "topK", "topP", "stop", "random"]);
   const { length = 200, temperature = 1, topK = Infinity, topP = 1, stop = [], random = Math.random } = sampling;
   const need = (name, value, holds, expected) => {
     if (!holds) throw new RangeError(`${name} is ${show(value)}, expected ${expected}`);
@@ -539,7 +552,7 @@ async function* made(engine, prompt, { random, ...rules }) {
   let [logits, state] = [new Float32Array(classes)]; // of nothing: all characters are equally likely
   for (;;) {
     for (let start = 0; start < points.length; start += step) {
-      const [outputs, after] = await engine.next(["logits"], points.slice(start, start + step), state);
+      const [outputs, after] = await engine.next(points.slice(start, start + step), state);
       logits = outputs.logits.slice(-classes);
       state = after;
     }
@@ -646,8 +659,14 @@ function placeOf(source) {
 const AGAIN = "expected a bundle made by `ohlol export`, or an .onnx file of one";
 
 async function readDisk(file, folder) {
-  const { readFile, realpath, stat } = process.getBuiltinModule?.("node:fs/promises") ?? {}; // bundlers follow an import
-  if (!readFile) fail(String(file), `cannot be read by Node ${process.version}, expected 20.16 or later`);
+  if (!process.getBuiltinModule) // bundlers follow an import
+    throw new Error(`ohlol.mjs needs Node 20.16 or 22.3, or later; this is ${process.version}`);
+  const { readFile, readdir, realpath, stat } = process.getBuiltinModule("node:fs/promises");
+  const whole = (path) => (path instanceof URL ? path.href : process.getBuiltinModule("node:path").resolve(path));
+  const held = folder ? await readdir(folder).catch(({ code }) => code) : [];
+  if (held === "ENOTDIR") fail(whole(folder), "a file, expected a bundle's folder or an .onnx file of one");
+  if (held.includes("recipe.toml") && !held.includes(MANIFEST))
+    fail(whole(folder), `a run, not a bundle; make one of it: \`ohlol export ${folder}\``);
   try {
     if (folder) {
       const [real, root] = [await realpath(file), (await realpath(folder)).replace(/[\\/]$/, "")];
@@ -656,7 +675,7 @@ async function readDisk(file, folder) {
     if (!(await stat(file)).isFile()) throw new Error("it is not a file");
     return await readFile(file);
   } catch (error) {
-    return fail(String(file), `cannot be read (${lineOf(error)}); ${AGAIN}`);
+    return fail(whole(file), `cannot be read (${lineOf(error)}); ${AGAIN}`);
   }
 }
 
@@ -664,25 +683,24 @@ async function fetched(url) {
   const where = String(url).slice(0, 200);
   const response = await fetch(url).catch((error) => fail(where, `cannot be fetched (${lineOf(error)}); ${AGAIN}`));
   if (!response.ok) fail(where, `cannot be fetched (HTTP ${response.status}); ${AGAIN}`);
-  return new Uint8Array(await response.arrayBuffer());
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  if (/^\s*</.test(new TextDecoder().decode(bytes.subarray(0, 99)))) // what hosts of single-page apps do for a 404
+    fail(where, "the server answered a web page in the file's place; is the bundle served at this path?");
+  return bytes;
 }
 
 /** `files`, each checked against what the manifest says of it when it is read. */
 function checkedFiles(files, manifest) {
   const has = (name) => Object.hasOwn(manifest.files, name);
   const read = async (name) => {
-    const [where, again] = [files.where(name), "copy or export the bundle again"];
-    if (!has(name)) fail(where, `${MANIFEST} does not list it; ${again}`);
+    const where = files.where(name);
+    if (!has(name)) fail(where, `${MANIFEST} does not list it; copy or export the bundle again`);
     const bytes = await files.read(name);
     const entry = manifest.files[name];
-    if (bytes.length !== entry.bytes)
-      fail(where, `damaged or changed: it has ${bytes.length} bytes, the manifest says ${entry.bytes}; ${again}`);
+    if (bytes.length !== entry.bytes) damaged(where, `it has ${bytes.length} bytes, the manifest says ${entry.bytes}`);
     const found = await sha256(bytes);
-    if (found !== undefined && found !== entry.sha256)
-      fail(
-        where,
-        `damaged or changed: its sha256 is ${short(found)}, the manifest says ${short(entry.sha256)}; ${again}`,
-      );
+    if ((found ?? entry.sha256) !== entry.sha256)
+      damaged(where, `its sha256 is ${short(found)}, the manifest says ${short(entry.sha256)}`);
     return bytes;
   };
   return { ...files, has, read };
@@ -738,10 +756,7 @@ async function factsOf(bytes, where, others, name = MODEL) {
   const said = texts.get("ohlol.sha256")?.replaceAll('"', "");
   const found = said === undefined ? undefined : await sha256(joined(Uint8Array, rest));
   if (found !== undefined && found !== said)
-    fail(
-      where,
-      `damaged or changed: the sha256 of its graph is ${short(found)}, its metadata says ${short(said)}; copy it again`,
-    );
+    damaged(where, `the sha256 of its graph is ${short(found)}, its metadata says ${short(said)}`);
   const ours = [...texts].filter(([key]) => key.startsWith("ohlol."));
   if (!ours.length)
     fail(where, "an ONNX file that ohlol did not export (its metadata names no alphabet); use `ohlol export`");
@@ -750,10 +765,7 @@ async function factsOf(bytes, where, others, name = MODEL) {
   const own = name === MODEL ? ["sha256"] : ["sha256", "inputs", "outputs"];
   for (const [key, value] of Object.entries(others ? facts[EXACT] : {}))
     if (!own.includes(key) && value !== others[EXACT][key])
-      fail(
-        where,
-        `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}; copy or export the bundle again`,
-      );
+      damaged(where, `\`${key}\` differs from that of ${name === MODEL ? MANIFEST : MODEL}`);
   return facts;
 }
 
@@ -906,7 +918,7 @@ async function proof(engine) {
   for (let k = 0; files.has(`test_data_set_${k}/input_0.pb`); k++) {
     const name = `test_data_set_${k}`;
     const [texts, expected] = await testData(engine, name);
-    const found = { [MODEL]: await engine.batch(engine.outputs, texts) };
+    const found = { [MODEL]: await engine.batch(texts) };
     if (engine.streams) {
       found[STREAM] = [];
       for (const points of texts) found[STREAM].push(await inPieces(engine, points));
@@ -955,7 +967,7 @@ async function testData(engine, folder) {
 async function inPieces(engine, points) {
   const pieces = [];
   for (let start = 0, size = 1, state; start < points.length; start += size, size = (size * 7 + 3) % 11 || 11) {
-    const [outputs, after] = await engine.next(engine.outputs, points.slice(start, start + size), state);
+    const [outputs, after] = await engine.next(points.slice(start, start + size), state);
     if (engine.facts.task === "classify") pieces.length = 0; // it answers for the text so far
     pieces.push(outputs);
     state = after;
@@ -1024,6 +1036,18 @@ function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** A name that means nothing here is refused: else a slip would change nothing, and nobody would know. */
+function checkKeys(what, given, names) {
+  const told = `an object of ${names.join(", ")}`;
+  if (!isObject(given)) throw new TypeError(`${what} is ${kindOf(given)}, expected ${told}`);
+  const plain = (name) => name.toLowerCase().replace(/[-_]/g, "");
+  for (const key of Object.keys(given)) {
+    const meant = names.find((name) => plain(name) === plain(key));
+    if (meant !== key)
+      throw new TypeError(`${what} has \`${key}\`, expected ${told}${meant ? `; did you mean \`${meant}\`?` : ""}`);
+  }
+}
+
 function byName([a], [b]) {
   return a < b ? -1 : 1;
 }
@@ -1054,6 +1078,10 @@ function lineOf(error) {
   return String(error?.message ?? error)
     .split("\n")[0]
     .slice(0, 200);
+}
+
+function damaged(where, how) {
+  fail(where, `damaged or changed: ${how}; copy or export it again`);
 }
 
 function fail(where, what) {

@@ -14,6 +14,8 @@ export async function answers(load, work, at) {
   found.mapping = await mapping(load, work, at);
   found.refusals = await refusals(load, at);
   found.order = await order(load, at);
+  found.runs = await runs(load, work, at);
+  found.released = await released(load, at);
   found.sources = await sources(load, at);
   found.wrong = await (await load(at("broken/wrong"))).verify();
   found.long = await long(load, at);
@@ -32,6 +34,28 @@ async function long(load, at) {
 /** Which version of Unicode this host normalises by, as far as the strings of the test can tell. */
 function newestScript() {
   return "\u{16d63}\u{16d67}".normalize("NFC").length === 2 ? 16 : 15;
+}
+
+/** Which texts with long runs of characters that join are taken, and that the answer is that of the host. */
+async function runs(load, work, at) {
+  const model = await load(at("tag-rnn")); // NFC
+  const verdict = (text) => {
+    try {
+      return model.normalise(text) === text.normalize("NFC");
+    } catch (error) {
+      return error.message;
+    }
+  };
+  return work.runs.map((parts) => verdict(parts.map(([character, times]) => character.repeat(times)).join("")));
+}
+
+/** A model that was released, twice: what it says then. */
+async function released(load, at) {
+  const model = await load(at("tag-gru"));
+  await model.stream();
+  await model.release();
+  await model.release();
+  return await model.tag("h").catch(({ message }) => message);
 }
 
 const CALLS = { tag: "tag", classify: "classify", lm: "score" };
@@ -221,6 +245,14 @@ async function refusals(load, at) {
     "a source that is an array": () => load([]),
     "no files": () => load({}),
     "options that are null": () => load(at("tag-gru"), null),
+    "an ort that is null": () => load(at("tag-gru"), { ort: null }),
+    "an option of no name": () => load(at("tag-gru"), { Ort: {} }),
+    "a sampling of no name": () => lm.generate("h", { top_k: 3 }),
+    "a sampling like none": () => lm.generate("h", { seed: 3 }),
+    "logits that are none": async () => (await load(at("broken/nan"))).tag("h"),
+    "logits that are none, made": async () => (await load(at("broken/lm-nan"))).generate("h").next(),
+    "labels that are none": async () => (await load(at("broken/label"))).tag("h"),
+    "a web page": () => load("data:text/html,%20<!doctype html>"),
     "an ort that is none": () => load(at("tag-gru"), { ort: {} }),
     "a folder that is not there": () => load(at("nowhere")),
     "a file that is not there": () => load(`${at("nowhere")}/model.onnx`),
@@ -244,7 +276,12 @@ async function refusals(load, at) {
     cases[name] = () => load(at(`broken/${name}`));
   for (const name of ["future", "flipped", "foreign", "cut", "outside"])
     cases[`${name}, a single file`] = () => load(`${at(`broken/${name}`)}/model.onnx`);
-  if (globalThis.process) for (const name of ["link", "pipe"]) cases[name] = () => load(at(`broken/${name}`)); // on disk
+  if (globalThis.process) {
+    for (const name of ["link", "pipe", "run"]) cases[name] = () => load(at(`broken/${name}`)); // on disk
+    cases["another file"] = () => load(`${at("tag-gru")}/README.md`);
+    cases["a way from here"] = () => load("nowhere/hello");
+    cases["an old Node"] = () => without("getBuiltinModule", process, () => load(at("tag-gru")));
+  } else cases["a web page for a bundle"] = () => load("/any/hello");
   const found = {};
   for (const [name, call] of Object.entries(cases)) {
     try {
@@ -317,17 +354,18 @@ async function sources(load, at) {
     inside: await answer(Uint8Array.from([1, 2, ...files["model.onnx"], 3]).subarray(2, -1)),
     files: await answer(files),
     data: await answer(`data:application/octet-stream;base64,${btoa(String.fromCharCode(...files["model.onnx"]))}`),
-    unchecked: await withoutDigests(() => answer(at("tag-gru"))), // a page that came by plain http
+    unchecked: await without("crypto", globalThis, () => answer(at("tag-gru"))), // a page that came by plain http
     stream: streamed.labels.length,
   };
 }
 
-async function withoutDigests(call) {
-  const kept = Object.getOwnPropertyDescriptor(globalThis, "crypto");
-  Object.defineProperty(globalThis, "crypto", { value: {}, configurable: true });
+/** What `call` gives where `owner` has no `name`. */
+async function without(name, owner, call) {
+  const kept = Object.getOwnPropertyDescriptor(owner, name);
+  Object.defineProperty(owner, name, { value: undefined, configurable: true });
   try {
     return await call();
   } finally {
-    Object.defineProperty(globalThis, "crypto", kept);
+    Object.defineProperty(owner, name, kept);
   }
 }

@@ -29,6 +29,7 @@ async function inChromium() {
     ohlol: module,
     bundles,
     ort: join(modules, "node_modules/onnxruntime-web/dist"),
+    half: join(modules, "node_modules/onnxruntime-web/dist"), // its .wasm is a web page
   };
   const types = {
     ".mjs": "text/javascript",
@@ -36,13 +37,17 @@ async function inChromium() {
     ".html": "text/html",
     ".json": "application/json",
   };
-  const page = `<!doctype html><script type="importmap">
-    {"imports": {"onnxruntime-web": "/ort/ort.wasm.min.mjs", "ohlol": "/ohlol/ohlol.mjs"}}</script>`;
+  const page = (runtime) => `<!doctype html><script type="importmap">
+    {"imports": {"ohlol": "/ohlol/ohlol.mjs"${runtime && `, "onnxruntime-web": "${runtime}/ort.wasm.min.mjs"`}}}</script>`;
+  const strict = { "content-security-policy": "script-src 'self' 'unsafe-inline'" };
+  const pages = { "": page("/ort"), any: page("/ort"), bare: page(""), half: page("/half"), strict: page("/ort") };
   const server = createServer(async ({ url }, response) => {
     const [, root, ...path] = decodeURIComponent(new URL(url, "http://localhost").pathname).split("/");
     try {
-      const content = root ? await readFile(join(roots[root], ...path)) : page;
-      response.writeHead(200, { "content-type": types[root ? extname(url) : ".html"] ?? "application/octet-stream" });
+      const isPage = root in pages && !url.endsWith(".mjs"); // for other paths too, as hosts of single-page apps do
+      const content = isPage ? pages[root] : await readFile(join(roots[root], ...path));
+      const type = types[isPage ? ".html" : extname(url)] ?? "application/octet-stream";
+      response.writeHead(200, { "content-type": type, ...(root === "strict" && strict) });
       response.end(content);
     } catch {
       response.writeHead(404).end();
@@ -56,12 +61,20 @@ async function inChromium() {
     const tab = await browser.newPage();
     tab.on("pageerror", (error) => process.stderr.write(`${error}\n`));
     await tab.goto(`http://127.0.0.1:${server.address().port}/`);
-    return await tab.evaluate(async (work) => {
+    const answers = await tab.evaluate(async (work) => {
       globalThis.reading = { read: async (file) => new Uint8Array(await (await fetch(file)).arrayBuffer()) };
       const { load } = await import("ohlol");
       const { answers } = await import("/cases/js_cases.mjs");
-      return JSON.stringify(await answers(load, JSON.parse(work), (name) => `/bundles/${name}`));
+      return await answers(load, JSON.parse(work), (name) => `/bundles/${name}`);
     }, input);
+    for (const name of ["bare", "half", "strict"]) {
+      await tab.goto(`http://127.0.0.1:${server.address().port}/${name}`);
+      answers.refusals[`a page: ${name}`] = await tab.evaluate(async () => {
+        const { load } = await import("ohlol");
+        return load("/bundles/tag-gru").then(String, (error) => [error.constructor.name, error.message]);
+      });
+    }
+    return JSON.stringify(answers);
   } finally {
     await browser.close();
     server.close();
