@@ -14,7 +14,7 @@ ELSEWHERE = (
     "a runtime: `ohlol export RUN --c DIR` (docs/c.md)."
 )
 THEN = {
-    "js": "now: npm install ./{folder} onnxruntime-node (or onnxruntime-web); docs/javascript.md",
+    "js": "now: npm install ./{folder} onnxruntime-node --onnxruntime-node-install=skip, or onnxruntime-web; docs/javascript.md",
     "cpp": '#include "{folder}/ohlol.hpp"; docs/cpp.md says what to link',
 }
 

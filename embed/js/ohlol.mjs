@@ -52,20 +52,20 @@ class Model {
   }
 
   async tag(texts) {
-    return this.#answers("tag", texts);
+    return this.#engine.during(() => this.#answers("tag", texts));
   }
 
   async classify(texts) {
-    return this.#answers("classify", texts);
+    return this.#engine.during(() => this.#answers("classify", texts));
   }
 
   async score(texts) {
-    return this.#answers("lm", texts);
+    return this.#engine.during(() => this.#answers("lm", texts));
   }
 
   async stream() {
     this.#engine.needStream();
-    await this.#engine.session(STREAM);
+    await this.#engine.during(() => this.#engine.session(STREAM));
     return new Stream(this.#engine);
   }
 
@@ -80,7 +80,7 @@ class Model {
   }
 
   async verify() {
-    return proof(this.#engine);
+    return this.#engine.during(() => proof(this.#engine));
   }
 
   async release() {
@@ -130,7 +130,7 @@ class Stream {
   }
 
   #next(piece, end) {
-    const turn = this.#turn.then(() => this.#answer(piece, end));
+    const turn = this.#turn.then(() => this.#engine.during(() => this.#answer(piece, end)));
     this.#turn = turn;
     turn.catch(() => {
       if (this.#turn === turn) this.#turn = Promise.resolve(); // nothing waits behind it: begin afresh
@@ -250,6 +250,8 @@ function marked(labels) {
 /** A model's facts, and its files in the runtime. */
 class Engine {
   #sessions = new Map();
+  #running = new Set();
+  #released = false;
 
   constructor(ort, options, files, facts) {
     const { task, alphabet, labels, network } = facts;
@@ -305,13 +307,23 @@ class Engine {
   }
 
   async release() {
-    const sessions = [...this.#sessions.values()];
+    this.#released = true;
+    await Promise.allSettled(this.#running);
+    const sessions = await Promise.allSettled(this.#sessions.values());
     this.#sessions.clear();
-    this.session = async () => fail(this.files.where(MODEL), "the model was released; load it again");
-    for (const session of sessions) await inTurn(async () => (await session).release());
+    for (const { value } of sessions) if (value) await inTurn(() => value.release());
+  }
+
+  /** A call of the app's, which `release` waits for. */
+  async during(call) {
+    if (this.#released) fail(this.files.where(MODEL), "the model was released; load it again");
+    const running = call();
+    this.#running.add(running);
+    return running.finally(() => this.#running.delete(running));
   }
 
   /** The numbers of each output for `rows` texts of `time` code points. */
+
   async #run(name, feeds, rows, time) {
     const [session, where] = [await this.session(name), this.files.where(name)];
     // All outputs: before 1.24, onnxruntime-node gives those that are asked for under the names of others.
@@ -846,6 +858,8 @@ function* fieldsOf(bytes) {
   for (let at = 0, start = 0; at < bytes.length; start = at) {
     let key, content, size;
     [key, at] = varintAt(bytes, at);
+    // protobuf leaves out the bits above, and would see another field than we do: a weight in another file, say.
+    if (key >= 2 ** 32) throw new Error(`the number of the field at byte ${start} is too large`);
     const [number, wire] = [Math.floor(key / 8), key % 8];
     if (wire === 0) [content, at] = varintAt(bytes, at);
     else {

@@ -49,13 +49,14 @@ async function runs(load, work, at) {
   return work.runs.map((parts) => verdict(parts.map(([character, times]) => character.repeat(times)).join("")));
 }
 
-/** A model that was released, twice: what it says then. */
+/** A model that was released, twice, while a call ran and another opened stream.onnx: what they answer, and it says then. */
 async function released(load, at) {
   const model = await load(at("tag-gru"));
-  await model.stream();
-  await model.release();
-  await model.release();
-  return await model.tag("h").catch(({ message }) => message);
+  const calls = [model.tag("h"), model.tag("h".repeat(20_000)), model.release(), model.release()];
+  const [short, long] = await Promise.allSettled(calls);
+  const after = await model.tag("h").catch(({ message }) => message);
+  const other = await (await load(at("tag-gru"))).tag("h"); // nothing is left waiting
+  return { short: short.value?.labels.length, long: long.value?.labels.length, after, other: other.labels.length };
 }
 
 const CALLS = { tag: "tag", classify: "classify", lm: "score" };
@@ -270,6 +271,7 @@ async function refusals(load, at) {
     "twice",
     "lone",
     "outside",
+    "hidden",
     "facts",
     "leaves",
   ])
