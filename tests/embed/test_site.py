@@ -237,7 +237,7 @@ def npm(alone, source):
         pytest.skip("there is no tar or no gzip for the npm of this test")
     script = alone / "bin" / "npm"
     script.write_text(
-        f'#!/bin/sh\necho "$@" > {alone}/asked\nPATH=/usr/bin:/bin exec {tar} czf "$5/x.tgz" -C {source} package\n'
+        f'#!/bin/sh\necho "$@" > {alone}/asked\nPATH=/usr/bin:/bin exec {tar} czf "$4/x.tgz" -C {source} package\n'
     )
     script.chmod(0o755)
 
@@ -250,11 +250,7 @@ def test_the_runtime_is_fetched_once(alone, package, tiny):
     assert find(None, said.append) == Runtime(VERSION, TINY.module, TINY.wasm)
     cache = alone / "cache" / "ohlol" / f"onnxruntime-web-{VERSION}"
     assert said == [f"fetching onnxruntime-web {VERSION} with npm, once, into {cache}"]
-    assert (
-        (alone / "asked")
-        .read_text()
-        .startswith(f"pack onnxruntime-web@{VERSION} --silent --pack-destination ")
-    )
+    assert (alone / "asked").read_text().startswith(f"pack onnxruntime-web@{VERSION} --pack-destination ")
     (alone / "bin" / "npm").unlink()
     assert find(None, said.append).wasm == TINY.wasm
     assert len(said) == 1
