@@ -17,8 +17,10 @@ from click.testing import CliRunner
 
 import ohlol
 from ohlol.artifacts.bundle import open_bundle, shipped
+from ohlol.artifacts.files import sha256
 from ohlol.artifacts.parity import allowed
 from ohlol.cli import main
+from ohlol.embed import site as site_module
 from ohlol.embed.probe import probe
 from ohlol.serve.runtimes import run_in
 
@@ -237,6 +239,29 @@ def test_surprise_of_each_character(page_of, models):
     assert page.locator("#candidates span").all_text_contents() == names
 
 
+def test_the_labels_of_words_are_told(page_of):
+    """B, I, O and S mean nothing to who sees them first: the legend has words for those that are there."""
+    means = {"B": "a word begins", "I": "inside a word", "O": "outside of words", "S": "a sentence begins"}
+    page = page_of("words-lstm-both")
+    type_in(page, "hello wotld. hen cel")
+    used = {below for _, below, _ in cells(page)}
+    told = page.locator("#legend li").all_text_contents()
+    assert [line for line in told if line[1] == ":"] == [
+        f"{label}: {meaning}" for label, meaning in means.items() if label in used
+    ]
+    assert len(used) > 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_text_that_the_model_knows_nothing_of(name, page_of):
+    """An honest line; a single known letter takes it away, a space does not."""
+    page = page_of(name)
+    line = page.locator("#none")
+    for text, said in (("ЖЖ Ж", True), ("ЖЖhЖ", False), (" ", False), ("Ж", True), ("", False)):
+        type_in(page, text)
+        assert line.is_visible() == said, text
+
+
 def test_a_long_text_is_cut_and_said_so(page_of, models):
     """More than the page reads: no more is drawn, the page says so, and a shorter text takes the words away."""
     page = page_of("tag-gru")
@@ -270,6 +295,35 @@ def test_the_newest_text_wins(page_of):
     wait(page, IDLE)
     assert asked <= 2
     assert "".join(c for c, *_ in cells(page)) == ("hello␣" * (200 % 90)) + "200"
+
+
+def test_one_request_at_a_time(page_of):
+    """Where the worker cannot generate, the text that was typed meanwhile is answered, then what else was asked for: never
+    two at once in a worker that has one place for the outputs."""
+    page = page_of("lm-lstm")
+    type_in(page, "hello")
+    page.evaluate(
+        """() => {
+          globalThis.most = globalThis.open = 0;
+          globalThis.sent = [];
+          const post = worker.postMessage.bind(worker), answered = worker.onmessage;
+          worker.postMessage = message => {
+            if (message.kind !== "stop") { sent.push(message.kind); most = Math.max(most, ++open); }
+            post(message);
+          };
+          worker.onmessage = event => { if (event.data.kind !== "made") open -= 1; answered(event); };
+          const ask = length => request = { kind: "generate", prompt: "", seed: 1, temperature: 1, length };
+          ask(-1);
+          next();
+          wanted = "wet";
+          ask(20);
+          replaying = true;
+        }"""
+    )
+    wait(page, IDLE + " && !generating && !replaying")
+    assert page.evaluate("[most, open, ...sent]") == [1, 0, "generate", "answer", "generate", "verify"]
+    assert "".join(c for c, *_ in cells(page)) == "wet"
+    page.evaluate("delete worker.postMessage")
 
 
 def test_an_input_method_is_left_alone(page_of):
@@ -435,6 +489,85 @@ def test_character_and_column_are_linked(page_of, paths, models):
     assert label.startswith("Heat map of 8 numbers at 5 characters. Highest: +")
 
 
+def test_a_wide_picture_says_so(page_of):
+    """Systems that show no bar before one scrolls: a line and a fade, and at the end of it no fade."""
+    page = page_of("tag-gru")
+    faded = "[!at('wider').hidden, at('heat').classList.contains('more')]"
+    type_in(page, "hello")
+    assert page.evaluate(faded) == [False, False]
+    type_in(page, "hello " * 40)
+    assert page.evaluate(faded) == [True, True]
+    page.evaluate("at('heat').scrollLeft = 1e6")
+    wait(page, "!at('heat').classList.contains('more')")
+    assert page.evaluate(faded) == [True, False]
+    page.evaluate("at('heat').scrollLeft = 0")
+
+
+# ---- The proof ----
+
+
+def replayed(page):
+    """What the page says when its button was clicked."""
+    if not page.is_visible("#replay"):
+        page.locator("summary").click()
+    page.click("#replay")
+    wait(page, IDLE + " && !replaying")
+    assert page.get_attribute("#replayed", "role") == "status"
+    return page.text_content("#replayed")
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_the_proof_is_replayed(name, page_of, paths):
+    """One click: every case of the bundle, by every file that the page runs."""
+    count = len(list(paths[name].glob("test_data_set_*")))
+    by = "model.onnx and stream.onnx" if name == "lm-lstm" else "model.onnx"
+    found = re.fullmatch(
+        rf"{count} of {count} cases as PyTorch answered, by {by}; largest error (\d\.\de-\d+)\.",
+        replayed(page_of(name)),
+    )
+    assert float(found[1]) < 1e-4
+    assert not page_of(name).is_visible("#left-out")
+
+
+def changed(bundle, folder, change):
+    """A copy of a bundle with files that `change(manifest, folder)` changed, and a manifest that says so."""
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in change(manifest, folder):
+        data = (folder / name).read_bytes()
+        manifest["files"][name] = {"sha256": sha256(data), "bytes": len(data)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_proof_that_fails_says_so(web, visit, tmp_path):
+    """Which case, by which file, and how far off; what was left out of the page, too."""
+
+    def change(manifest, folder):
+        file = folder / "test_data_set_1" / "output_0.pb"
+        data = bytearray(file.read_bytes())
+        data[-4:] = np.float32(77).tobytes()
+        file.write_bytes(data)
+        return ["test_data_set_1/output_0.pb"]
+
+    site = web(changed(shipped(), tmp_path / "bundle", change), tmp_path / "site")
+    page = visit((site / "index.html").as_uri())
+    said = replayed(page)
+    assert said.startswith("9 of 10 cases as PyTorch answered, by model.onnx; largest error "), said
+    assert re.search(r"Not so: test_data_set_1 by model\.onnx, error \d\.\de\+\d", said), said
+    assert page.locator("#replayed.bad").is_visible()
+
+
+def test_what_is_too_large_is_left_out_of_the_page(web, visit, tmp_path, monkeypatch):
+    """The smaller cases are replayed, and how many are not there is told."""
+    monkeypatch.setattr(site_module, "MOST_PROOF", 10_000)
+    page = visit((web("hello", tmp_path / "site") / "index.html").as_uri())
+    assert replayed(page).startswith("6 of 6 cases as PyTorch answered")
+    assert page.text_content("#left-out").startswith(
+        "Of the bundle's 10 cases the 4 largest are not in this page"
+    )
+
+
 # ---- Keys, screen readers, eyes ----
 
 
@@ -597,6 +730,31 @@ def test_what_comes_from_a_person_or_a_model_is_text(web, visit, tmp_path):
     assert page.locator("#examples button").all_text_contents() == [EVIL, "hello"]
     assert "".join(c for c, *_ in cells(page)) == EVIL.replace(" ", "␣")
     assert page.locator("img, main script").count() == 0
+    assert page.evaluate("globalThis.hacked") is None
+
+
+def test_labels_are_text(web, visit, tmp_path):
+    """Labels of a bundle that means harm, in the strip, its small window, the legend and the facts."""
+    onnx = pytest.importorskip("onnx")
+    labels = ["*/hacked=1//", EVIL, "</script><script>hacked=1</script>", "<svg/onload=hacked=1>"]
+
+    def change(manifest, folder):
+        manifest["labels"] = labels
+        model = onnx.load(folder / "model.onnx")
+        for entry in model.metadata_props:
+            if entry.key == "ohlol.labels":
+                entry.value = json.dumps(labels)
+        onnx.save(model, folder / "model.onnx")
+        return ["model.onnx"]
+
+    site = web(changed(shipped(), tmp_path / "bundle", change), tmp_path / "site")
+    page = visit((site / "index.html").as_uri())
+    type_in(page, "hello")
+    assert {below for _, below, _ in cells(page)} == set(labels[1:])  # nothing is answered by the first
+    page.locator("#strip .c").first.hover()
+    assert sorted(page.locator("#tip span").all_text_contents()) == sorted(labels)
+    assert page.locator("#legend").text_content().count("<script>") == 2
+    assert page.locator("img, svg, main script").count() == 0
     assert page.evaluate("globalThis.hacked") is None
 
 
