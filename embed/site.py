@@ -209,9 +209,8 @@ def _examples(manifest: Manifest) -> list[str]:
             return list(own)[:MOST_EXAMPLES]
     names = manifest.task == "classify"
     for ours in (NAMES_OF_PEOPLE, SENTENCES) if names else (SENTENCES, NAMES_OF_PEOPLE):
-        for texts in (ours, tuple(text.lower() for text in ours)):
-            if found := _best(manifest.alphabet, texts):
-                return found[:MOST_EXAMPLES]
+        if found := _best(manifest.alphabet, ours):
+            return found[:MOST_EXAMPLES]
     return [manifest.alphabet.characters[:24]]
 
 
@@ -225,9 +224,9 @@ def _best(alphabet: Alphabet, texts: Sequence[str]) -> list[str]:
     def special(text: str) -> int:
         return len({c for c in alphabet.normalise(text) if c in alphabet.characters and not c.isascii()})
 
-    shares = {text: known(text) for text in texts}
+    shares = {text: known(text) for text in (max(text, text.lower(), key=known) for text in texts)}
     best = max(shares.values())
-    found = [text for text in texts if shares[text] == best >= KNOWN]
+    found = [text for text, share in shares.items() if share == best >= KNOWN]
     most = max(map(special, found), default=0)
     if most >= SPECIAL:
         found = [text for text in found if special(text) >= most / 2]
