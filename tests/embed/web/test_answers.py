@@ -261,6 +261,7 @@ def test_the_characters_by_keyboard(page_of, models, type_in):
     assert page.evaluate("document.querySelectorAll('#strip [aria-selected=true]').length") == 1
 
 
+@pytest.mark.parametrize("name", ["hello", "words-lstm-both", "classify-gru-both", "lm-lstm"])
 def test_it_fits_and_can_be_read(name, sites, visit, node_modules, picture, type_in, write_on):
     """On a phone and on a desk, dark and light: nothing runs over the edge, and axe finds nothing to complain of."""
     page = visit((sites[name] / "index.html").as_uri(), bypass_csp=True)

@@ -1,4 +1,4 @@
-"""The hidden state: what the probe sees, and the picture of it."""
+"""What the page shows of the model itself: its hidden state, and its proof replayed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from ohlol.artifacts.bundle import open_bundle
+from ohlol.artifacts.bundle import open_bundle, shipped
 from ohlol.artifacts.parity import allowed
+from ohlol.embed import site as site_module
 from ohlol.embed.probe import probe
 from ohlol.serve.runtimes import run_in
 
@@ -154,3 +155,56 @@ def test_a_wide_picture_says_so(page_of, idle, type_in):
     idle(page, "!at('heat').classList.contains('more')")
     assert page.evaluate(faded) == [True, False]
     page.evaluate("at('heat').scrollLeft = 0")
+
+
+# ---- The proof ----
+
+
+def replayed(page, idle):
+    """What the page says when its button was clicked."""
+    if not page.is_visible("#replay"):
+        page.locator("summary").click()
+    page.click("#replay")
+    idle(page, "!replaying")
+    assert page.get_attribute("#replayed", "role") == "status"
+    return page.text_content("#replayed")
+
+
+def test_the_proof_is_replayed(name, page_of, paths, idle):
+    """One click: every case of the bundle, by every file that the page runs."""
+    count = len(list(paths[name].glob("test_data_set_*")))
+    by = "model.onnx and stream.onnx" if name == "lm-lstm" else "model.onnx"
+    found = re.fullmatch(
+        rf"{count} of {count} cases as PyTorch answered, by {by}; largest error (\d\.\de-\d+)\.",
+        replayed(page_of(name), idle),
+    )
+    assert float(found[1]) < 1e-4
+    assert not page_of(name).is_visible("#left-out")
+
+
+def test_a_proof_that_fails_says_so(web, visit, tmp_path, changed, idle):
+    """Which case, by which file, and how far off; what was left out of the page, too."""
+
+    def change(manifest, folder):
+        file = folder / "test_data_set_1" / "output_0.pb"
+        data = bytearray(file.read_bytes())
+        data[-4:] = np.float32(77).tobytes()
+        file.write_bytes(data)
+        return ["test_data_set_1/output_0.pb"]
+
+    site = web(changed(shipped(), tmp_path / "bundle", change), tmp_path / "site")
+    page = visit((site / "index.html").as_uri())
+    said = replayed(page, idle)
+    assert said.startswith("9 of 10 cases as PyTorch answered, by model.onnx; largest error "), said
+    assert re.search(r"Not so: test_data_set_1 by model\.onnx, error \d\.\de\+\d", said), said
+    assert page.locator("#replayed.bad").is_visible()
+
+
+def test_what_is_too_large_is_left_out_of_the_page(web, visit, tmp_path, monkeypatch, idle):
+    """The smaller cases are replayed, and how many are not there is told."""
+    monkeypatch.setattr(site_module, "MOST_PROOF", 10_000)
+    page = visit((web("hello", tmp_path / "site") / "index.html").as_uri())
+    assert replayed(page, idle).startswith("6 of 6 cases as PyTorch answered")
+    assert page.text_content("#left-out").startswith(
+        "Of the bundle's 10 cases the 4 largest are not in this page"
+    )
