@@ -78,6 +78,8 @@ def open_bundle(path: Path) -> Bundle:
         path = folder_or_backup(path)
         if not path.is_dir():
             problem = "is not a folder" if path.exists() else "does not exist"
+            if path.is_file() and path.suffix == ".onnx":
+                problem += ": name the one that it lies in"
             raise BundleError(f"{path}: {problem}; expected a bundle made by `ohlol export`")
         where = path / Layout.manifest
         if not where.is_file():

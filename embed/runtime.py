@@ -100,7 +100,7 @@ def _fetch(say: Say) -> Path:
     cache = _cache()
     say(f"fetching {PACKAGE} {VERSION} with npm, once, into {cache}")
     with tempfile.TemporaryDirectory() as name:
-        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", name]
+        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", name]
         try:
             ran = subprocess.run(
                 command, capture_output=True, encoding="utf-8", errors="replace", cwd=name, timeout=PATIENCE, check=False
@@ -110,10 +110,17 @@ def _fetch(say: Say) -> Path:
         archives = list(Path(name).glob("*.tgz"))
         if ran.returncode or len(archives) != 1:
             raise OhlolError(
-                f"npm cannot fetch {PACKAGE} {VERSION} ({ran.stderr.strip()[-300:] or ran.returncode}); {_ADVICE}"
+                f"npm cannot fetch {PACKAGE} {VERSION} ({_reason(ran.stderr) or ran.returncode}); {_ADVICE}"
             )
         _unpack(archives[0], cache)
     return cache
+
+
+def _reason(said: str) -> str:
+    """What npm says of an error, without where in its own code that was, and without its advice."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("npm error ") for line in lines if line.startswith("npm error ")]
+    return "; ".join(errors[:4] or lines[-4:])[:400]
 
 
 def _unpack(archive: Path, folder: Path) -> None:

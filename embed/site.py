@@ -9,10 +9,12 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from ohlol.artifacts import describe
+from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.bundle import Bundle, Layout
 from ohlol.artifacts.errors import OhlolError, printable
 from ohlol.artifacts.files import new_folder
@@ -32,8 +34,10 @@ PAGE = (
 MODEL, RUNTIME = "model.js", "runtime.js"  # what the page is of, and what runs it
 NAMES = frozenset((*PAGE, MODEL, RUNTIME))
 MARK = b'<meta name="generator" content="ohlol web">'  # in index.html: the folder is ours to replace
+MOST_PROOF = 2**20  # bytes of test data in a page; of a language model of many characters there is more
 MOST_EXAMPLES = 5
-KNOWN = 0.8  # share of the characters of an example that a model knows, at least
+KNOWN = 0.8  # share of the letters of an example that a model knows, at least
+SPECIAL = 5  # letters of an example beyond ASCII that tell a writing; an English model knows an é or two
 
 # Texts to begin with where the bundle has none of its own: those in whose writing the model was trained.
 NAMES_OF_PEOPLE = (
@@ -41,6 +45,8 @@ NAMES_OF_PEOPLE = (
 )  # fmt: skip
 SENTENCES = (
     "Hà Nội là thủ đô của Việt Nam. Tôi rất thích thành phố này!",
+    "Trời đã tạnh mưa. Ngoài phố chưa có ai thức dậy.",
+    "Bạn đã ăn sáng chưa? Chúng ta đi uống cà phê nhé.",
     "The rain had stopped. Nobody in the street was awake yet.",
     "Der Zug fährt über die Brücke. Es ist schon spät.",
     "L’été dernier, nous étions à la mer. Il faisait très chaud.",
@@ -57,7 +63,12 @@ SENTENCES = (
 )
 
 LICENCE = """\
-ONNX Runtime Web {version}, unchanged, packed by gzip and base64. Copyright (c) Microsoft Corporation
+`ohlol` is ohlol.mjs and `worker` a part of its page: Apache-2.0, http://www.apache.org/licenses/LICENSE-2.0
+
+`module` and `wasm` are ONNX Runtime Web {version}, unchanged, packed by gzip and base64. What it holds of third parties, and
+their notices: ThirdPartyNotices.txt in https://github.com/microsoft/onnxruntime/blob/v{version}/ThirdPartyNotices.txt
+
+ONNX Runtime Web: Copyright (c) Microsoft Corporation
 
 MIT License
 
@@ -113,13 +124,20 @@ def _model(bundle: Bundle, title: str, examples: Sequence[str]) -> str:
     names = [Layout.onnx]
     if manifest.task == "lm" and Layout.stream in bundle.contents:
         names.append(Layout.stream)  # to generate
-    kept = manifest.with_files({name: manifest.files[name] for name in names})
+    cases = _cases(bundle)
+    packed = _fitting(bundle, cases)
+    proof = {  # ohlol.mjs counts them from 0 up
+        f"{Layout.test_data.format(k)}/{name.partition('/')[2]}": name
+        for k, case in enumerate(packed)
+        for name in case
+    }
+    origins = {name: name for name in names} | proof
+    kept = manifest.with_files({name: manifest.files[origin] for name, origin in origins.items()})
     found = probe(model, str(bundle.path / Layout.onnx))
     told: dict[str, Any] = {
         "title": title,
         "task": manifest.task,
         "labels": manifest.labels,
-        "characters": manifest.alphabet.characters,
         "words": manifest.label_scheme is not None,
         "examples": list(examples) or _examples(manifest),
         "facts": [*_facts(bundle, names), ("sha256 of model.onnx", manifest.files[Layout.onnx].sha256)],
@@ -128,8 +146,33 @@ def _model(bundle: Bundle, title: str, examples: Sequence[str]) -> str:
             Layout.manifest: _packed(kept.to_json().encode()),
             **{name: _packed(bundle.contents[name]) for name in names},
         },
+        "cases": {"packed": len(packed), "all": len(cases)},
+        "proof": {name: _packed(bundle.contents[origin]) for name, origin in proof.items()},
     }
     return f'"use strict";\nconst MODEL = {json.dumps(told, indent=1)};\n'
+
+
+def _cases(bundle: Bundle) -> list[list[str]]:
+    """Of each test of the bundle, the names of its files: the texts, and what `model.onnx` must answer."""
+    expected = Layout.expected[Layout.onnx]
+    cases: list[list[str]] = []
+    while True:
+        folder = Layout.test_data.format(len(cases))
+        names = [
+            name for name in bundle.contents if name.startswith((f"{folder}/input_", f"{folder}/{expected}_"))
+        ]
+        if not names:
+            return cases
+        cases.append(names)
+
+
+def _fitting(bundle: Bundle, cases: list[list[str]]) -> list[list[str]]:
+    """The smallest of the cases, `MOST_PROOF` bytes of them, in their order."""
+    sizes = [sum(len(bundle.contents[name]) for name in case) for case in cases]
+    smallest = sorted(range(len(cases)), key=sizes.__getitem__)
+    together = accumulate(sizes[k] for k in smallest)
+    kept = {k for k, total in zip(smallest, together, strict=True) if total <= MOST_PROOF}
+    return [case for k, case in enumerate(cases) if k in kept]
 
 
 def _facts(bundle: Bundle, names: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -153,30 +196,41 @@ def _runtime(runtime: Runtime) -> str:
 
 
 def _examples(manifest: Manifest) -> list[str]:
-    """Texts of the recipe, where it holds its data itself; else of ours, in the writings that the model knows best."""
+    """Texts of the recipe, where it holds its data itself; else of ours, in a writing that the model knows, or, where it
+    knows none of ours, what it knows."""
     recipe = manifest.provenance.get("recipe")
     data = recipe.get("data") if isinstance(recipe, dict) else None
     rows = data.get("rows") if isinstance(data, dict) else None
     if isinstance(rows, list):
-        texts = dict.fromkeys(
+        own = dict.fromkeys(
             row[0] for row in rows if isinstance(row, list) and row and isinstance(row[0], str)
         )
-        if texts:
-            return list(texts)[:MOST_EXAMPLES]
-    characters = frozenset(manifest.alphabet.characters)
-    ours = NAMES_OF_PEOPLE if manifest.task == "classify" else SENTENCES
+        if own:
+            return list(own)[:MOST_EXAMPLES]
+    names = manifest.task == "classify"
+    for ours in (NAMES_OF_PEOPLE, SENTENCES) if names else (SENTENCES, NAMES_OF_PEOPLE):
+        if found := _best(manifest.alphabet, ours):
+            return found[:MOST_EXAMPLES]
+    return [manifest.alphabet.characters[:24]]
+
+
+def _best(alphabet: Alphabet, texts: Sequence[str]) -> list[str]:
+    """Of `texts`, those whose letters a model knows, in the writing that it knows and few others do, if it does."""
 
     def known(text: str) -> float:
-        letters = [c for c in manifest.alphabet.normalise(text) if c.isalpha()]
-        return sum(c in characters for c in letters) / len(letters)
+        letters = [c for c in alphabet.normalise(text) if c.isalpha()]
+        return sum(c in alphabet.characters for c in letters) / len(letters)
 
-    def rare(text: str) -> int:  # letters that few models know
-        return len({c for c in manifest.alphabet.normalise(text) if c in characters and not c.isascii()})
+    def special(text: str) -> int:
+        return len({c for c in alphabet.normalise(text) if c in alphabet.characters and not c.isascii()})
 
-    found = sorted(
-        (text for text in ours if known(text) >= KNOWN), key=lambda text: (-known(text), -rare(text))
-    )
-    return found[:MOST_EXAMPLES] or [manifest.alphabet.characters[:24]]
+    shares = {text: known(text) for text in (max(text, text.lower(), key=known) for text in texts)}
+    best = max(shares.values())
+    found = [text for text, share in shares.items() if share == best >= KNOWN]
+    most = max(map(special, found), default=0)
+    if most >= SPECIAL:
+        found = [text for text in found if special(text) >= most / 2]
+    return sorted(found, key=special, reverse=True)
 
 
 def _source(*names: str) -> bytes:

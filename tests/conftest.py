@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -38,6 +39,45 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("the variable OHLOL_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture(
+    scope="module"
+)  # no longer: it keeps an event loop running, which tests of servers cannot have
+def browser():
+    """Chromium without a window; where it or playwright is absent the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = (
+        os.environ.get("OHLOL_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    )
+    if chromium is None:
+        pytest.skip("no chromium on this machine: install Debian's package, or name one in OHLOL_CHROMIUM")
+    flags = [
+        *(
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+        ),
+        *("--disable-component-update", "--disable-sync"),
+    ]
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[[Any, str], None]:
+    """Keep a picture of a page, for a person to look at, in the folder that OHLOL_SCREENSHOTS names, if it does."""
+    folder = os.environ.get("OHLOL_SCREENSHOTS")
+
+    def keep(page: Any, name: str) -> None:
+        if folder:
+            page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+    return keep
 
 
 # One version of each, so that what the tests saw is what docs/results.md names.

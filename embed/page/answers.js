@@ -3,6 +3,7 @@
 
 const MOST_BARS = 8;
 const MOST_ABOUT = 5;
+const MEANS = { B: "a word begins", I: "inside a word", O: "outside of words", S: "a sentence begins" };  // of the scheme "words"
 
 // What the strip shows of each character of an answer.
 function entriesOf(found) {
@@ -79,13 +80,21 @@ function drawAnswer(found) {
   }
 }
 
+const legendOf = label => MODEL.words ? `${label}: ${MEANS[label]}` : "label " + labelShown(label);
+
+// Whether there is a text, and all that stands in it is strange to the model; spaces are no knowledge.
+function knowsNone(found) {
+  const seen = found.known.filter((_, k) => found.characters[k].trim());
+  return seen.length > 0 && !seen.includes(true);
+}
+
 // The legend: only what is there to be seen.
 function drawLegend(found, entries) {
   const items = [];
   const item = (sample, text) => { const line = make("li"); line.append(sample, make("span", text)); items.push(line); };
   if (MODEL.task === "tag") {
     const used = new Set(found.labels.slice(0, MOST).map(({ label }) => label));
-    MODEL.labels.forEach((label, id) => { if (used.has(label)) item(make("span", "", "c " + colour(id)), "label " + labelShown(label)); });
+    MODEL.labels.forEach((label, id) => { if (used.has(label)) item(make("span", "", "c " + colour(id)), legendOf(label)); });
     if (entries.some(({ className }) => className.includes("unsure"))) item(make("span", "", "c unsure"), `less than ${100 * UNSURE} % sure`);
   }
   if (MODEL.task === "lm" && entries.length > 1) item(make("span", "", "ramp"), `0 to ${SURPRISING} bits: how little it was expected`);
@@ -112,6 +121,7 @@ function summary(found) {
     if (found.natsPerCharacter !== null) parts.push(at("bits").textContent);
     parts.push(`next: ${found.next === null ? "unknown" : spoken(found.next)}, ${percent(found.probability)}`);
   }
-  if (unknown) parts.push(`${unknown} unknown to the model`);
+  if (knowsNone(found)) parts.push("the model knows none of these characters");
+  else if (unknown) parts.push(`${unknown} unknown to the model`);
   return parts.join("; ") + ".";
 }

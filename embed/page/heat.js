@@ -11,6 +11,7 @@ class Heat {
     canvas.addEventListener("pointerleave", () => this.#look(-1, 0));
     box.addEventListener("keydown", event => this.#key(event));
     box.addEventListener("focusout", () => this.#look(-1, 0));
+    box.addEventListener("scroll", () => this.#wider(), { passive: true });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
     addEventListener("resize", () => this.state && this.draw(this.state, this.characters));
   }
@@ -29,6 +30,7 @@ class Heat {
     at("divider").style.top = units * this.height / 2 + "px";
     this.paint();
     this.#axis();
+    this.#wider();
     canvas.setAttribute("aria-label", this.#described());
     this.mark(this.column < T ? this.column : -1);
   }
@@ -59,6 +61,13 @@ class Heat {
     column.style.left = place * this.width + "px";
     column.style.width = this.width + "px";
     this.column = place;
+  }
+
+  // Many systems show no bar before one scrolls: a word, and a fade where the picture goes on.
+  #wider() {
+    const { scrollLeft, clientWidth, scrollWidth, classList } = at("heat");
+    at("wider").hidden = scrollWidth <= clientWidth;
+    classList.toggle("more", scrollLeft + clientWidth < scrollWidth - 1);
   }
 
   #axis() {

@@ -20,6 +20,7 @@ let busy = true;        // the worker has a request
 let wanted = null;      // the newest text that it has not been asked about
 let request = null;     // to write on, which waits for the answer before it
 let generating = false;
+let replaying = false;  // the proof is asked for, and not told yet
 let resting = 0, frame = 0;
 let first = null;       // milliseconds from opening the page to the first answer
 const latencies = [];
@@ -40,8 +41,8 @@ function begin() {
   }
   worker.onmessage = ({ data }) => replies[data.kind](data);
   worker.onerror = event => fail(`The model's worker did not start. ${event.message ?? ""}`);
-  const { files, characters, probe } = MODEL, { module, wasm, ohlol } = RUNTIME;
-  worker.postMessage({ kind: "start", model: { files, characters, probe }, runtime: { module, wasm, ohlol } });
+  const { files, proof, probe } = MODEL, { module, wasm, ohlol } = RUNTIME;
+  worker.postMessage({ kind: "start", model: { files, proof, probe }, runtime: { module, wasm, ohlol } });
 }
 
 // A character that is looked at, or -1, in the strip and the heat map: neither takes away what the other shows.
@@ -74,6 +75,10 @@ function describe() {
   }));
   for (const [name, value] of [...MODEL.facts, ["ONNX Runtime Web", RUNTIME.version]])
     at("fact-list").append(make("dt", name), make("dd", value));
+  const { packed, all } = MODEL.cases;
+  at("replay").hidden = !packed;
+  at("left-out").hidden = packed === all;
+  at("left-out").textContent = `Of the bundle's ${all} cases the ${all - packed} largest are not in this page; \`ohlol verify\` has them all.`;
 }
 
 function listen() {
@@ -94,6 +99,12 @@ function listen() {
     write();
   });
   at("take").addEventListener("click", () => put(at("made").textContent));
+  at("replay").addEventListener("click", () => {
+    if (replaying) return;
+    replaying = true;
+    tellProof("Replaying …");
+    next();
+  });
 }
 
 function put(text) {
@@ -115,6 +126,18 @@ function next() {
   if (busy) return;
   if (wanted !== null) answerText();
   else if (request) writeOn();
+  else if (replaying) send({ kind: "verify" });
+}
+
+function send(message) {
+  busy = true;
+  worker.postMessage(message);
+}
+
+// The worker has answered: only now may it be asked again.
+function free() {
+  busy = false;
+  next();
 }
 
 function answerText() {
@@ -122,8 +145,7 @@ function answerText() {
   const long = characters.length > MOST;
   at("cut").hidden = !long;
   at("cut").textContent = `A long text: its first ${MOST.toLocaleString("en")} characters are read.`;
-  busy = true;
-  worker.postMessage({ kind: "answer", text: long ? characters.slice(0, MOST).join("") : wanted });
+  send({ kind: "answer", text: long ? characters.slice(0, MOST).join("") : wanted });
   wanted = null;
 }
 
@@ -143,8 +165,7 @@ const replies = {
     first ??= performance.now();
     if (latencies.length > LAST) latencies.shift();
     showLatency();
-    busy = false;
-    next();
+    free();
   },
 
   made({ text }) {
@@ -156,15 +177,24 @@ const replies = {
     replies.made({ text });
     const count = Array.from(at("written").textContent).length;
     at("written-summary").textContent = `${stopped ? "Stopped after" : "Wrote"} ${counted(count, "character", "characters")}: ${at("written").textContent.slice(0, 300)}`;
-    ended();
+    generationEnded();
+    free();
+  },
+
+  verify({ passed, rows }) {
+    tellProof(proofSaid(rows), !passed);
+    replaying = false;
+    free();
   },
 
   error({ of, message }) {
-    fail(of === "start" ? `The model cannot be loaded: ${message}` : message);
-    if (of === "start") return;  // nothing to go on with
-    if (of === "generate") ended();
-    busy = false;
-    next();
+    if (of === "start") return fail(`The model cannot be loaded: ${message}`);  // nothing to go on with
+    if (of === "generate") generationEnded();
+    if (of === "verify") {
+      replaying = false;
+      tellProof(`The proof cannot be replayed: ${message}`, true);
+    } else fail(message);
+    free();
   },
 };
 
@@ -174,6 +204,7 @@ function draw(found) {
   at("strip").hidden = at("strip-title").hidden = !entries.length;
   at("undrawn").hidden = found.characters.length <= MOST;
   at("undrawn").textContent = `… and ${counted(found.characters.length - MOST, "more character", "more characters")}`;
+  at("none").hidden = !knowsNone(found);
   drawAnswer(found);
   drawLegend(found, entries);
   at("state").hidden = !found.hidden;
@@ -188,9 +219,10 @@ function draw(found) {
 }
 
 function showLatency() {
-  const parts = [`First answer ${time(first)} after opening`];
-  if (latencies.length) parts.push(`last ${time(latencies.at(-1))}`, `median of ${latencies.length}: ${time(median(latencies))}`);
-  at("latency").textContent = parts.join(" · ");
+  const parts = latencies.length ? [`Answered in ${time(latencies.at(-1))}`] : [];
+  if (latencies.length > 2) parts.push(`the median of the last ${latencies.length} answers is ${time(median(latencies))}`);
+  parts.push(`${parts.length ? "the" : "The"} first came ${time(first)} after opening.`);
+  at("latency").textContent = parts.join("; ");
 }
 
 // ---- Writing on ----
@@ -203,21 +235,39 @@ function write() {
 }
 
 function writeOn() {
-  busy = generating = true;
+  generating = true;
   at("go").textContent = "Stop";
   at("prompt").textContent = request.prompt;
   at("written").textContent = at("written-summary").textContent = "";
   at("made").hidden = false;
   at("take").hidden = true;
-  worker.postMessage(request);
+  send(request);
   request = null;
 }
 
-function ended() {
-  generating = busy = false;
+function generationEnded() {
+  generating = false;
   at("go").textContent = "Write on";
   at("take").hidden = false;
-  next();
+}
+
+// ---- The proof ----
+
+function tellProof(text, failed = false) {
+  at("replayed").textContent = text;
+  at("replayed").classList.toggle("bad", failed);
+}
+
+// `rows` are those of `verify` in ohlol.d.ts: one for each file and case.
+function proofSaid(rows) {
+  const cases = new Set(rows.map(row => row.case)), wrong = rows.filter(({ ok }) => !ok);
+  const files = [...new Set(rows.map(({ file }) => file))].join(" and ");
+  const right = cases.size - new Set(wrong.map(row => row.case)).size;
+  const error = Math.max(...rows.map(({ maxError }) => maxError));
+  const told = [`${right} of ${counted(cases.size, "case", "cases")} as PyTorch answered, by ${files}; largest error ${error && error.toExponential(1)}.`];
+  for (const { file, case: name, maxError, labels } of wrong.slice(0, 3))
+    told.push(`Not so: ${name} by ${file}, error ${maxError.toExponential(1)}${labels ? "" : ", other labels"}.`);
+  return told.join(" ");
 }
 
 begin();

@@ -40,9 +40,9 @@ const bitsShown = bits => bits.toFixed(bits < 9.95 ? 1 : 0);
 const signed = value => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 const counted = (number, one, many) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
-// Milliseconds with three digits that mean something.
-const time = ms => ms < 10 ? `${ms.toFixed(2)} ms` : ms < 100 ? `${ms.toFixed(1)} ms` : ms < 10000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(1)} s`;
-const bytes = size => size < 1e6 ? `${(size / 1e3).toFixed(1)} kB` : `${(size / 1e6).toFixed(1)} MB`;
+// Milliseconds, as far as they mean something.
+const rounded = number => Number(number.toPrecision(2)).toLocaleString("en");
+const time = ms => ms < 995 ? `${rounded(ms)} ms` : `${rounded(ms / 1000)} s`;
 
 function median(values) {
   const sorted = [...values].sort((a, b) => a - b), half = sorted.length >> 1;

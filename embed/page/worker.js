@@ -1,15 +1,18 @@
 // The model, in a worker of its own, so that typing never waits for it. The page sends one request at a time:
-// {kind: "start", model, runtime}, {kind: "answer", text}, {kind: "generate", prompt, length, temperature, seed}, and
-// {kind: "stop"} in the midst of that. Each is answered by {kind: its own, …} or {kind: "error", of, message}.
+// {kind: "start", model, runtime}, {kind: "answer", text}, {kind: "generate", prompt, length, temperature, seed} and
+// {kind: "stop"} in the midst of that, {kind: "verify"}. Each but "stop" is answered by {kind: its own, …} or
+// {kind: "error", of, message}.
 "use strict";
 
 const MOST_LIKELY = 5;  // labels or characters that are told for each place
 const FRAME = 16;       // milliseconds after which what was made is told, and a "stop" is heard
 
-let model, outputs, names, ids, characters;
+const LEAST = 2 ** -149;  // of a probability above 0, in float32
+
+let model, files, proof, outputs, names, characters, ids;
 let stopped = false;
 
-const handlers = { start, answer, generate, stop: () => { stopped = true; } };
+const handlers = { start, answer, generate, verify, stop: () => { stopped = true; } };
 
 onmessage = async ({ data }) => {
   try {
@@ -20,19 +23,19 @@ onmessage = async ({ data }) => {
 };
 
 async function start({ model: told, runtime }) {
-  const [script, wasm, ...contents] = await Promise.all(
-    [runtime.module, runtime.wasm, ...Object.values(told.files)].map(unpacked));
-  const files = Object.fromEntries(Object.keys(told.files).map((name, k) => [name, contents[k]]));
+  let script, wasm;
+  [script, wasm, files] = await Promise.all([unpacked(runtime.module), unpacked(runtime.wasm), allUnpacked(told.files)]);
+  proof = told.proof;
   const ort = await module(script);
   ort.env.wasm.wasmBinary = wasm;
   ort.env.wasm.numThreads = 1;
   ort.env.logLevel = "error";
   const { load } = await module(runtime.ohlol);
-  characters = Array.from(told.characters);
-  ids = new Map(characters.map((character, k) => [character, k + 2]));  // 0 is padding, 1 unknown
   names = told.probe?.names ?? [];
   const added = told.probe ? Uint8Array.from(atob(told.probe.added), c => c.charCodeAt(0)) : new Uint8Array();
   model = await load(files, { ort: watched(ort, files["model.onnx"], added) });
+  characters = Array.from(model.facts.alphabet.characters);
+  ids = new Map(characters.map((character, k) => [character, k + 2]));  // 0 is padding, 1 unknown
   postMessage({ kind: "start" });
 }
 
@@ -46,6 +49,11 @@ async function unpacked(text) {
   } catch {
     throw new Error("a file of this page is damaged; copy it again, or write it again with `ohlol web`");
   }
+}
+
+async function allUnpacked(texts) {
+  const entries = Object.entries(texts).map(async ([name, text]) => [name, await unpacked(text)]);
+  return Object.fromEntries(await Promise.all(entries));
 }
 
 // A module without an address of its own: from a page on the disk, nothing else can be imported, and only here.
@@ -112,15 +120,12 @@ function hidden(T) {
 // Of a language model: how many bits each character was worth, NaN for the first, and what was expected before it and,
 // one more, after the last.
 function foreseen(points) {
-  const { dims: [, T, V], data } = outputs.logits;
+  const { dims: [, T, V], data } = outputs.probabilities;
   const bits = new Float32Array(T).fill(NaN), expected = [[]];
   for (let t = 0; t < T; t++) {
     const row = data.subarray(t * V, (t + 1) * V);
-    const largest = row.reduce((a, b) => Math.max(a, b), -Infinity);
-    const total = row.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
-    const log = id => row[id] - largest - Math.log(total);
-    if (t + 1 < T) bits[t + 1] = -log(ids.get(points[t + 1]) ?? 1) / Math.LN2;
-    expected.push(best(row).map(id => ({ label: characters[id - 2] ?? null, probability: Math.exp(log(id)) })));
+    if (t + 1 < T) bits[t + 1] = -Math.log2(Math.max(LEAST, row[ids.get(points[t + 1]) ?? 1]));
+    expected.push(best(row).map(id => ({ label: characters[id - 2] ?? null, probability: row[id] })));
   }
   return { bits, expected };
 }
@@ -150,6 +155,12 @@ async function generate({ prompt, length, temperature, seed }) {
     told = performance.now();
   }
   postMessage({ kind: "generate", text: held, stopped });
+}
+
+// What PyTorch answered when the bundle was made, held against what this browser answers: {passed, rows} of ohlol.d.ts.
+async function verify() {
+  Object.assign(files, await allUnpacked(proof));
+  postMessage({ kind: "verify", ...await model.verify() });
 }
 
 // Numbers in [0, 1), the same for the same seed everywhere: SplitMix32.

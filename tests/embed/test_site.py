@@ -11,6 +11,7 @@ from base64 import b64decode
 import pytest
 from click.testing import CliRunner
 
+from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.bundle import open_bundle, shipped
 from ohlol.artifacts.errors import OhlolError
 from ohlol.artifacts.files import sha256
@@ -82,8 +83,12 @@ def test_the_files_are_those_of_the_bundle(tmp_path, golden):
     assert {name: unpacked(text) for name, text in model["files"].items() if name != "manifest.json"} == {
         "model.onnx": bundle.contents["model.onnx"]
     }
+    proof = {name: data for name, data in bundle.contents.items() if name.startswith("test_data_set_")}
+    assert {name: unpacked(text) for name, text in model["proof"].items()} == proof
+    assert model["cases"] == {"packed": 10, "all": 10}
     manifest = Manifest.from_json(unpacked(model["files"]["manifest.json"]), "the page's manifest")
-    assert manifest == bundle.manifest.with_files({"model.onnx": bundle.manifest.files["model.onnx"]})
+    entries = bundle.manifest.files
+    assert manifest == bundle.manifest.with_files({name: entries[name] for name in ("model.onnx", *proof)})
     assert (model["title"], model["examples"]) == ("hello", ["hello"])
     assert ["sha256 of model.onnx", sha256(bundle.contents["model.onnx"])] in model["facts"]
     assert (unpacked(run["module"]), unpacked(run["wasm"]), run["version"]) == (
@@ -91,7 +96,37 @@ def test_the_files_are_those_of_the_bundle(tmp_path, golden):
         TINY.wasm,
         "9.9.9",
     )
-    assert "MIT License" in (tmp_path / "a" / "runtime.js").read_text()
+    notice = (tmp_path / "a" / "runtime.js").read_text().partition("*/")[0]
+    assert "MIT License" in notice
+    assert "`ohlol` is ohlol.mjs and `worker` a part of its page: Apache-2.0" in notice
+    assert "https://github.com/microsoft/onnxruntime/blob/v9.9.9/ThirdPartyNotices.txt" in notice
+
+
+def test_the_smaller_cases_of_a_large_proof(tmp_path, monkeypatch, golden):
+    """As many as there is room for, the smallest, numbered from 0 up as ohlol.mjs counts; never what fp16 answered."""
+    bundle = open_bundle(shipped())
+    sizes = {}
+    for name, data in bundle.contents.items():
+        if name.startswith("test_data_set_"):
+            sizes[name.partition("/")[0]] = sizes.get(name.partition("/")[0], 0) + len(data)
+    least = sorted(sizes, key=sizes.get)[:3]
+    for room, packed in ((sum(sizes[case] for case in least), 3), (1, 0)):
+        monkeypatch.setattr(site, "MOST_PROOF", room)
+        model, _ = scripts(site.write(bundle, tmp_path / f"{room}", TINY, "hello").parent)
+        assert model["cases"] == {"packed": packed, "all": 10}
+        assert {name.partition("/")[0] for name in model["proof"]} == {
+            f"test_data_set_{k}" for k in range(packed)
+        }
+        manifest = Manifest.from_json(unpacked(model["files"]["manifest.json"]), "the page's manifest")
+        for name, text in model["proof"].items():
+            assert sha256(unpacked(text)) == manifest.files[name].sha256
+        kept = sorted(case for case in least if packed)
+        expected = [
+            bundle.contents[f"{case}/{file}"]
+            for case in kept
+            for file in ("input_0.pb", "input_1.pb", "output_0.pb", "output_1.pb", "output_2.pb")
+        ]
+        assert [unpacked(model["proof"][name]) for name in sorted(model["proof"])] == expected
 
 
 def test_every_file_of_the_page_is_used(tmp_path):
@@ -118,6 +153,26 @@ def test_examples_are_in_a_writing_that_the_model_knows(golden):
             assert (
                 sum(c in characters for c in letters) >= site.KNOWN * len(letters) or text == characters[:24]
             )
+
+
+LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz .,!?'"
+
+
+@pytest.mark.parametrize(
+    ("characters", "first", "others"),
+    [
+        (LATIN, "The rain had", 0),
+        ("abcdefghijklmnopqrstuvwxyz .", "the rain had", 0),
+        (LATIN + "àéèùçêñäöüß", "L’été", 2),  # French or loans: nobody can tell, so the rest is offered too
+        ("".join({*LATIN, *"".join(site.SENTENCES[:3])}), "Bạn đã ăn", 2),
+        ("".join({*LATIN, *"".join(site.SENTENCES)}), "Το πρωί", 10),
+    ],
+)
+def test_examples_of_ours(characters, first, others):
+    """Only texts whose letters are all known, of a model of a writing of its own only those in it, and in small letters where there
+    are no others."""
+    found = site._best(Alphabet(characters), site.SENTENCES)
+    assert (found[0][: len(first)], len(found) - 1) == (first, others)
 
 
 def test_a_page_takes_the_place_of_a_page_alone(tmp_path):
@@ -167,6 +222,10 @@ def test_the_command_refuses_before_it_fetches(alone, package):
     (alone / "full" / "mine").write_text("")
     for arguments, message in (
         (["nothing", "-o", str(alone / "site"), "--runtime", str(there)], "nothing: does not exist"),
+        (
+            [str(shipped() / "model.onnx"), "-o", str(alone / "site")],
+            "model.onnx: is not a folder: name the one that it lies in; expected a bundle",
+        ),
         (["hello", "-o", str(alone / "full")], "is there and is not a page that `ohlol web` wrote"),
         (
             ["hello", "-o", str(alone / "site")],
@@ -237,7 +296,7 @@ def npm(alone, source):
         pytest.skip("there is no tar or no gzip for the npm of this test")
     script = alone / "bin" / "npm"
     script.write_text(
-        f'#!/bin/sh\necho "$@" > {alone}/asked\nPATH=/usr/bin:/bin exec {tar} czf "$5/x.tgz" -C {source} package\n'
+        f'#!/bin/sh\necho "$@" > {alone}/asked\nPATH=/usr/bin:/bin exec {tar} czf "$4/x.tgz" -C {source} package\n'
     )
     script.chmod(0o755)
 
@@ -250,11 +309,7 @@ def test_the_runtime_is_fetched_once(alone, package, tiny):
     assert find(None, said.append) == Runtime(VERSION, TINY.module, TINY.wasm)
     cache = alone / "cache" / "ohlol" / f"onnxruntime-web-{VERSION}"
     assert said == [f"fetching onnxruntime-web {VERSION} with npm, once, into {cache}"]
-    assert (
-        (alone / "asked")
-        .read_text()
-        .startswith(f"pack onnxruntime-web@{VERSION} --silent --pack-destination ")
-    )
+    assert (alone / "asked").read_text().startswith(f"pack onnxruntime-web@{VERSION} --pack-destination ")
     (alone / "bin" / "npm").unlink()
     assert find(None, said.append).wasm == TINY.wasm
     assert len(said) == 1
@@ -271,11 +326,21 @@ def test_what_npm_brings_is_checked(alone, package):
     assert list((alone / "cache" / "ohlol").iterdir()) == []
 
 
+SAID = """\
+npm warn config something
+npm error code ENOTFOUND
+npm error network request to there failed
+"""
+
+
 def test_an_npm_that_fails(alone):
     """Its own words, and what to do."""
-    (alone / "bin" / "npm").write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\nexit 1\n")
+    (alone / "bin" / "npm").write_text(
+        f"#!/bin/sh\ncat <<'end' >&2\n{SAID}end\nexit 1\n".replace("cat", "/bin/cat")
+    )
     (alone / "bin" / "npm").chmod(0o755)
     with pytest.raises(
-        OhlolError, match=r"(?s)npm error code ENOTFOUND.*npm install onnxruntime-web@.*--runtime"
+        OhlolError,
+        match=r"\(code ENOTFOUND; network request to there failed\); .*npm install onnxruntime-web@.*--runtime",
     ):
         find(None, lambda _: None)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import threading
 
 import pytest
@@ -14,29 +12,6 @@ pytest.importorskip("uvicorn", reason="the extra `http` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from ohlol.serve.http.page import HEADERS, HTML  # noqa: E402
-
-CHROMIUM = os.environ.get("OHLOL_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-SHOTS = os.environ.get(
-    "OHLOL_SCREENSHOTS"
-)  # a folder that pictures of the page go to, for a person to look at
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: install Debian's package, or name one in OHLOL_CHROMIUM")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -210,7 +185,7 @@ def test_errors_are_told_on_the_page(serve, visit):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_it_fits_and_can_be_read(shared, visit, scheme, width):
+def test_it_fits_and_can_be_read(shared, visit, picture, scheme, width):
     """On a phone and on a desk, light and dark: nothing runs over the edge, and text stands out from what is behind it
     by the 4.5 to 1 that WCAG asks for."""
     page = visit(shared.url, viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -228,8 +203,7 @@ def test_it_fits_and_can_be_read(shared, visit, scheme, width):
         "[...document.querySelectorAll('textarea, input')].filter(x => !x.labels.length).length"
     )
     assert unnamed == 0
-    if SHOTS:
-        page.screenshot(path=f"{SHOTS}/{scheme}-{width}.png", full_page=True)
+    picture(page, f"{scheme}-{width}")
 
 
 # Every element with a text of its own whose contrast is below 4.5, by the formula of WCAG 2.
