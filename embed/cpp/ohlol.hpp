@@ -4,9 +4,10 @@
 //   for (const auto& c : model.tag("hello").labels)
 //     std::cout << c.span.start << " " << c.label << " " << c.probability << "\n";
 //
-// Needs onnxruntime_cxx_api.h (API version 17, of ONNX Runtime 1.17, or later) and its library; for texts beyond ASCII
-// and the commonest letters also utf8proc (its header is found by itself, link -lutf8proc; OHLOL_NO_UTF8PROC leaves it
-// out) or a function of your own in `Options::normalise`. docs/cpp.md of ohlol says how to build and what is promised.
+// Needs onnxruntime_cxx_api.h (tried with that of ONNX Runtime 1.21) and its library; for texts beyond ASCII and the
+// commonest letters also utf8proc (its header is found by itself, link -lutf8proc; OHLOL_NO_UTF8PROC leaves it out, in
+// all files of a program or in none) or a function of your own in `Options::normalise`. docs/cpp.md of ohlol says how to
+// build and what is promised.
 //
 // Errors: `ohlol::Error`, a std::runtime_error with one line, for files that are not right and texts that cannot be
 // answered; std::invalid_argument for arguments that cannot be meant, such as an empty list of texts.

@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import unicodedata
 from pathlib import Path
@@ -21,12 +22,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ohlol
 from ohlol.artifacts.bundle import shipped
 from ohlol.artifacts.errors import BundleError
+from ohlol.cli import main
 from ohlol.serve.cut import _ends, begins
 from ohlol.serve.generate import Sampling
 from ohlol.serve.generate import generate as generate_in_python
@@ -990,26 +993,34 @@ def blocks(language):
 
 
 def test_the_page_of_docs(program, ort_include, ort_library, builds, tmp_path):
-    """Its program, built by its lines for CMake, prints what the page says."""
+    """Its program, built by its lines for CMake on the wheel's library as it says, prints what the page says."""
     (tmp_path / "main.cpp").write_text(blocks("cpp")[0], encoding="utf-8")
     (tmp_path / "CMakeLists.txt").write_text(blocks("cmake")[0], encoding="utf-8")
-    for file in EMBED.iterdir():
-        shutil.copy(file, tmp_path)
-    where = f"-DCMAKE_INCLUDE_PATH={ort_include}", f"-DCMAKE_LIBRARY_PATH={ort_library}"
+    made = CliRunner().invoke(main, ["embed", "cpp", "-o", str(tmp_path / "ohlol")])
+    assert made.exit_code == 0, made.output
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(
+        ["bash", "-euc", blocks("bash")[0]],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        timeout=120,
+        check=True,
+    )
+    where = f"-DORT_INCLUDE={ort_include}", f"-DORT_LIBRARY={tmp_path / 'lib' / 'libonnxruntime.so'}"
     for command in (["-S", tmp_path, "-B", tmp_path / "build", *where], ["--build", tmp_path / "build"]):
         ran = subprocess.run(
             [program("cmake"), *command], capture_output=True, encoding="utf-8", timeout=400, check=False
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
-    ran = subprocess.run(
-        [tmp_path / "build" / "app", shipped()],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout == blocks("text")[0]
+    for words, expected in (([shipped()], (0, blocks("text")[0], "")), ([], (1, "", "usage: app BUNDLE\n"))):
+        ran = subprocess.run(
+            [tmp_path / "build" / "app", *words],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == expected
 
 
 def test_a_library_that_is_older_than_its_headers(program, ort_include, ort_library, tmp_path):
