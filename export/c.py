@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ def _proved(
         library = Library(source, ctypes.CDLL(str(folder / f"{name}.so")))
         claims = c_proof.claims(library, c_proof.version(compiler))
         proved = proof.prove(oracle, manifest.alphabet, claims, cases)
-        done = subprocess.run([folder / f"{name}_test"], capture_output=True, text=True, check=False)
+        done = c_proof.ran([str(folder / f"{name}_test")])
         if proved.passed and done.returncode:
             raise ProofError(
                 f"{name}_test.c fails where the proof holds; please report this: {done.stdout.strip()}"

@@ -21,6 +21,7 @@ from ohlol.train.network import Network
 COMPILER = "cc"
 FLAGS = ("-std=c99", "-O2")
 MOST = 10_000  # numbers expected in NAME_test.c: what a microcontroller still has room for
+PATIENCE = 600.0  # seconds, for a compiler or a program that hangs
 NAMES = ("logits", "probabilities", "label_ids")
 
 Answered = tuple[NDArray[np.float32], NDArray[np.int32]]
@@ -28,18 +29,32 @@ Answered = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 def compile_c(compiler: str, folder: Path, *arguments: str | Path) -> None:
     """Raises `ProofError` with what the compiler says."""
-    command = [compiler, *FLAGS, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    done = ran([compiler, *FLAGS, *map(str, arguments)], folder)
     if done.returncode:
         raise ProofError(f"{compiler} does not compile what was written:\n{done.stderr.strip()[:2000]}")
 
 
 def version(compiler: str) -> str:
     """The first line of what the compiler says of itself."""
-    done = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, errors="replace", check=False
-    )
-    return (done.stdout.splitlines() or ["unknown"])[0]
+    return (ran([compiler, "--version"]).stdout.splitlines() or ["unknown"])[0]
+
+
+def ran(command: Sequence[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A command that ended. Raises `ProofError` where it does not."""
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProofError(
+            f"{' '.join(command)}: not done after {PATIENCE:g} seconds, given up; try that compiler by hand, or leave --c out"
+        ) from error
 
 
 @dataclass

@@ -26,6 +26,13 @@ SUMS = {
     "gru": (3, 4, "n of the input; r and z; n of the state"),
     "lstm": (4, 4, "i, f, g, o"),
 }  # numbers of a product and of all sums, in hidden sizes, and what these are
+# Headers of C, and those that they include where they are older than C: NAME.h must not be found in their place.
+HEADERS = re.compile(
+    "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdalign|stdarg|stdatomic|stdbit|"
+    "stdbool|stdckdint|stddef|stdint|stdio|stdlib|stdnoreturn|string|tgmath|threads|time|uchar|wchar|wctype|"
+    "alloca|endian|features|malloc|memory|strings|unistd|values",
+    re.IGNORECASE,  # as some file systems compare names
+)
 LINE = 112  # characters
 LONGEST_LITERAL = 4095  # bytes that every compiler of C99 takes
 LISTED = 20  # labels in a comment
@@ -63,7 +70,8 @@ def described(name: str, manifest: Manifest, tables: Tables) -> Source:
 def identifier(name: str) -> str:
     """`name` as what all names in C begin with."""
     plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
-    return plain if re.match("[A-Za-z]", plain) else f"model_{plain}".rstrip("_")
+    fits = re.match("[A-Za-z]", plain) and not HEADERS.fullmatch(plain)
+    return plain if fits else f"model_{plain}".rstrip("_")
 
 
 def write_source(source: Source, manifest: Manifest, tables: Tables, measured: str) -> dict[str, bytes]:

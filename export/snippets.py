@@ -77,7 +77,7 @@ LANGUAGES = (
     ),
     Language(
         "C++", "cpp", "ONNX Runtime's C++ API and the header that `ohlol embed cpp` copies, which says how to build",
-        "compiled by g++ 12 and run", _short_or_long,
+        "compiled by g++ 12 against the headers of ONNX Runtime 1.21 and run", _short_or_long,
     ),
 )  # fmt: skip
 

@@ -154,6 +154,7 @@ def export(
     for place, folder in wanted.items():  # before the work, which takes minutes
         elsewhere.check(place, folder, name or elsewhere.name_of(bundle))
     if c_folder is not None:
+        _check_apart(c_folder, {"the bundle": bundle, "RUN": run, **{f"--{p}": f for p, f in wanted.items()}})
         check_free(c_folder)
     source = None
     with _run_of(run, weights, recipe, unknown) as folder:
@@ -198,6 +199,20 @@ def _check_alone(bundle: Path, wanted: dict[str, Path]) -> None:
     for option in ("output", "formats", "checkpoint", "data", "recipe", "unknown"):
         if _given(option):
             raise click.UsageError(f"--{option} goes with RUN; {bundle} is a bundle already")
+
+
+def _check_apart(folder: Path, others: dict[str, Path | None]) -> None:
+    """A folder of C is written whole, and so are others: where one lies in another, the later one would not be written."""
+    for what, other in others.items():
+        if other is None:
+            continue
+        ours, its = folder.resolve(), other.resolve()
+        if ours.is_relative_to(its):
+            raise click.UsageError(f"--c {folder} lies in {what}, {other}; name a folder outside of it")
+        if what != "RUN" and its.is_relative_to(ours):
+            raise click.UsageError(
+                f"{what}, {other}, lies in --c {folder}; name another folder for one of them"
+            )
 
 
 def _write_places(bundle: Path, wanted: dict[str, Path], name: str | None) -> None:

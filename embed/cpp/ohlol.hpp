@@ -4,9 +4,10 @@
 //   for (const auto& c : model.tag("hello").labels)
 //     std::cout << c.span.start << " " << c.label << " " << c.probability << "\n";
 //
-// Needs onnxruntime_cxx_api.h (API version 17, of ONNX Runtime 1.17, or later) and its library; for texts beyond ASCII
-// and the commonest letters also utf8proc (its header is found by itself, link -lutf8proc; OHLOL_NO_UTF8PROC leaves it
-// out) or a function of your own in `Options::normalise`. docs/cpp.md of ohlol says how to build and what is promised.
+// Needs onnxruntime_cxx_api.h (tried with that of ONNX Runtime 1.21) and its library; for texts beyond ASCII and the
+// commonest letters also utf8proc (its header is found by itself, link -lutf8proc; OHLOL_NO_UTF8PROC leaves it out, in
+// all files of a program or in none) or a function of your own in `Options::normalise`. docs/cpp.md of ohlol says how to
+// build and what is promised.
 //
 // Errors: `ohlol::Error`, a std::runtime_error with one line, for files that are not right and texts that cannot be
 // answered; std::invalid_argument for arguments that cannot be meant, such as an empty list of texts.
@@ -18,6 +19,10 @@
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+
+#if __cplusplus < 201703L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 201703L)
+#error "ohlol.hpp needs C++17: -std=c++17, or /std:c++17"
+#endif
 
 #include <algorithm>
 #include <array>
@@ -342,12 +347,19 @@ inline bool is(const std::filesystem::path& file, std::filesystem::file_type kin
   return std::filesystem::status(file, problem).type() == kind;
 }
 
+/// A path as messages show it, in UTF-8: path::string() throws on Windows for what is not in its code page.
+inline std::string shown(const std::filesystem::path& path) {
+  const auto text = path.u8string();  // of char8_t in C++20
+  return one_line(std::string(text.begin(), text.end()));
+}
+
 inline std::string read_file(const std::filesystem::path& file) {
   std::ifstream stream;
   if (is(file, std::filesystem::file_type::regular)) stream.open(file, std::ios::binary);  // a pipe would not even open
   const std::streamoff size = stream.is_open() ? stream.seekg(0, std::ios::end).tellg() : std::streampos(-1);
   if (size < 0 || size > 0x7FFFFFFF)  // protobuf, and so ONNX, ends there
-    throw Error(file.string() + ": missing, or cannot be read; expected the folder of a bundle, or its model.onnx");
+    throw Error(shown(file) +
+                ": missing, or cannot be read; expected a bundle made by `ohlol export`, or its model.onnx");
   std::string bytes(static_cast<std::size_t>(size), '\0');
   stream.seekg(0).read(bytes.data(), size);
   bytes.resize(static_cast<std::size_t>(stream.gcount()));
@@ -474,8 +486,8 @@ inline bool reads_other_files(std::string_view message, char kind = 'm', int dep
   return found;
 }
 
-/// Reads the JSON that metadata are: strings, lists and objects of strings, and words such as 1 or null. It is strict,
-/// so that no two readers take a text for two things; U+D800 to U+DFFF must come as pairs.
+/// Reads the JSON that metadata and manifests are. It is strict, so that no two readers take a text for two things;
+/// U+D800 to U+DFFF must come as pairs.
 class Json {
  public:
   explicit Json(std::string_view text) : text_(text) { skip(); }
@@ -511,23 +523,37 @@ class Json {
     return found;
   }
 
-  std::map<std::string, std::string> object() {
+  /// Any value, as the text that all who mean the same value share: no spaces or escapes, names in their order.
+  std::string value(int depth = 0) {
+    if (depth > 32) fail("nested deeper than 32");
+    if (peek() == '"') return quoted(string());
+    std::string found;
+    if (peek() == '{') {
+      for (const auto& [name, its] : members(depth)) found += (found.empty() ? "" : ",") + quoted(name) + ":" + its;
+      return "{" + found + "}";
+    }
+    if (peek() == '[') {
+      many('[', ']', [&] { found += (found.empty() ? "" : ",") + value(depth + 1); });
+      return "[" + found + "]";
+    }
+    const std::size_t size = (std::min)(text_.find_first_of(" \t\n\r,]}", at_), text_.size()) - at_;
+    found = text_.substr(at_, size);
+    if (found != "null" && found != "true" && found != "false") found = number(found);
+    at_ += size;
+    skip();
+    return found;
+  }
+
+  /// The values of an object by their names.
+  std::map<std::string, std::string> members(int depth = 0) {
     std::map<std::string, std::string> found;
     many('{', '}', [&] {
       const std::string name = string();
       if (!take(':')) fail("expected a colon");
       skip();
-      if (!found.emplace(name, string()).second) fail("a name is there twice");
+      if (!found.emplace(name, value(depth + 1)).second) fail("a name is there twice");
     });
     return found;
-  }
-
-  /// Whether all of the text is this word.
-  bool is(std::string_view word) {
-    if (text_.substr(at_, word.size()) != word) return false;
-    at_ += word.size();
-    skip();
-    return at_ == text_.size();
   }
 
   void end() const {
@@ -542,6 +568,45 @@ class Json {
     }
   }
   [[noreturn]] void fail(const char* problem) const { throw Error(problem + (" at byte " + std::to_string(at_))); }
+
+  static std::string quoted(const std::string& text) {
+    std::string found = "\"";
+    for (const char c : text)
+      if (static_cast<unsigned char>(c) < 0x20)
+        found += std::string("\\u00") + "01"[c >> 4] + "0123456789abcdef"[c & 15];
+      else
+        found += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
+    return found + '"';
+  }
+
+  /// A number of JSON: a whole one as it stands, any other as float64 has it.
+  std::string number(const std::string& text) const {
+    std::size_t at = 0;
+    const auto digits = [&] {
+      const std::size_t first = at;
+      while (at < text.size() && within(text[at], '0', '9')) ++at;
+      return at - first;
+    };
+    if (text.substr(0, 1) == "-") ++at;
+    const std::size_t first = at, size = digits();
+    bool right = size > 0 && (size == 1 || text[first] != '0');
+    const bool whole = at == text.size();
+    if (at < text.size() && text[at] == '.') right = (++at, digits()) > 0 && right;
+    if (at < text.size() && (text[at] == 'e' || text[at] == 'E')) {
+      if (++at < text.size() && (text[at] == '+' || text[at] == '-')) ++at;
+      right = digits() > 0 && right;
+    }
+    if (!right || at != text.size() || (whole && text.size() > 20)) fail("expected a value");
+    if (whole) return text;
+    std::istringstream from(text);
+    std::ostringstream to;
+    from.imbue(std::locale::classic()), to.imbue(std::locale::classic());
+    double read = 0;
+    if (!(from >> read) || !std::isfinite(read)) fail("a number that is not finite");
+    to.precision(17);
+    to << std::scientific << read;
+    return to.str();
+  }
 
   template <class Item>
   void many(char begin, char end, Item item) {
@@ -570,11 +635,29 @@ class Json {
   std::size_t at_ = 0;
 };
 
+using Values = std::map<std::string, std::string>;  // JSON as `Json::value` gives it, by name
+
+inline const std::string& take(const Values& values, const char* name) {
+  const auto found = values.find(name);
+  if (found == values.end()) throw Error(std::string("it has no ") + name);
+  return found->second;
+}
+
+inline void check_versions(const Values& facts) {
+  if (take(facts, "format") != "\"ohlol-bundle\"")
+    throw Error("its format is " + one_line(take(facts, "format")) + ", so ohlol did not export it");
+  for (const char* name : {"format_version", "contract_version"})
+    if (take(facts, name) != "1")
+      throw Error(std::string(name) + " is " + one_line(take(facts, name)) +
+                  ", this ohlol.hpp knows 1 only; take the one of the ohlol that exported it (`ohlol embed cpp`)");
+}
+
 constexpr std::size_t kUnknown = 1, kReserved = 2;  // ids; those of characters come after
 
 /// What an .onnx file says in its metadata, as docs/format.md of ohlol has it.
 struct Facts {
-  std::map<std::string, std::string> all;  // as JSON, by the name after "ohlol."
+  Values all;  // by the name after "ohlol."
+  bool both_ways = false;
   std::string task, form, scheme;
   std::vector<std::int32_t> characters;
   std::unordered_map<std::int32_t, std::size_t> ids;
@@ -597,20 +680,24 @@ struct Facts {
         throw Error("a name is there twice in its metadata");
     });
     if (all.empty()) throw Error("ohlol did not export it");
+    for (auto& [name, text] : all) {
+      Json json(text);
+      std::string value = json.value();
+      json.end();
+      text.swap(value);
+    }
     // Files of the first versions have no digest.
     if (const auto said = all.find("sha256"); said != all.end() && Json(said->second).string() != digest.hex())
       throw Error("its sha256 is not the one in its metadata");
     if (reads_other_files(model)) throw Error("a weight of it stands in another file, which is refused");
-    for (const char* name : {"format_version", "contract_version"})
-      if (!Json(take(name)).is("1"))
-        throw Error(std::string(name) + " is " + one_line(take(name)) + ", this ohlol.hpp knows 1 only; take the one " +
-                    "of the ohlol that exported it (`ohlol embed cpp`)");
-    task = whole("task", &Json::string);
-    labels = whole("labels", &Json::list);
-    if (!Json(take("label_scheme")).is("null")) scheme = whole("label_scheme", &Json::string);
-    auto alphabet = whole("alphabet", &Json::object);
-    form = alphabet["normalisation"];
-    for (const Character& c : decode(alphabet["characters"])) {
+    check_versions(all);
+    task = Json(take(all, "task")).string();
+    labels = Json(take(all, "labels")).list();
+    if (take(all, "label_scheme") != "null") scheme = Json(take(all, "label_scheme")).string();
+    both_ways = take(Json(take(all, "network")).members(), "bidirectional") == "true";
+    const Values alphabet = Json(take(all, "alphabet")).members();
+    form = Json(take(alphabet, "normalisation")).string();
+    for (const Character& c : decode(Json(take(alphabet, "characters")).string())) {
       if (c.point == 0 || !ids.emplace(c.point, kReserved + ids.size()).second)
         throw Error("its alphabet has a character twice, or NUL");
       characters.push_back(c.point);
@@ -625,21 +712,77 @@ struct Facts {
       throw Error("its task, labels, label_scheme or normalisation are not those of a model");
     classes = task == "lm" ? characters.size() + kReserved : labels.size();
   }
+};
+
+/// A bundle's folder: files are read by its manifest, each checked before it is used. What runs is what was checked.
+class Bundle {
+ public:
+  explicit Bundle(std::filesystem::path folder) : folder_(std::move(folder)) {
+    const std::filesystem::path file = folder_ / "manifest.json";
+    const auto regular = std::filesystem::file_type::regular;
+    if (!is(file, regular))
+      throw Error(shown(folder_) + ": has no manifest.json, so it is not a bundle; " +
+                  (is(folder_ / "recipe.toml", regular)
+                       ? "it looks like a run: make a bundle of it with `ohlol export " + shown(folder_) + "`"
+                       : "expected one made by `ohlol export`"));
+    const std::string text = read_file(file);
+    try {
+      Json json(text);
+      facts_ = json.members();
+      json.end();
+      check_versions(facts_);
+      files_ = Json(take(facts_, "files")).members();
+    } catch (const Error& error) {
+      throw Error(shown(file) + ": cannot read it: " + error.what() + "; copy or export the bundle again");
+    }
+  }
+
+  std::string where(const std::string& name) const { return shown(folder_ / name); }
+  bool has(const std::string& name) const { return files_.count(name) != 0; }
+
+  /// The bytes of a file, which are those that the manifest means.
+  std::string read(const std::string& name) const {
+    const auto refuse = [&](const std::string& problem) {
+      throw Error(where(name) + ": " + problem + "; copy or export the bundle again");
+    };
+    if (!has(name)) refuse("the manifest does not list it");
+    const auto path = folder_ / name;
+    std::error_code problem;
+    const auto root = std::filesystem::weakly_canonical(folder_, problem);
+    const auto real = std::filesystem::weakly_canonical(path, problem);
+    if (problem || std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end())
+      refuse("a link that leaves the bundle");
+    std::string size, digest;
+    try {
+      const Values entry = Json(files_.at(name)).members();
+      size = take(entry, "bytes"), digest = Json(take(entry, "sha256")).string();
+    } catch (const Error&) {
+      refuse("the manifest has no sha256 and bytes of it");
+    }
+    const auto found = std::filesystem::file_size(path, problem);
+    if (!problem && std::to_string(found) != size)
+      refuse("damaged or changed: it has " + std::to_string(found) + " bytes, the manifest says " + one_line(size));
+    std::string bytes = read_file(path);
+    Sha256 sum;
+    sum.update(bytes);
+    if (const std::string own = sum.hex(); own != digest)
+      refuse("damaged or changed: its sha256 is " + own.substr(0, 12) + "..., the manifest says " +
+             one_line(digest.substr(0, 12)) + "...");
+    return bytes;
+  }
+
+  /// Throws where an .onnx file of the bundle says anything else than the manifest does.
+  void check(const Facts& facts, bool streams) const {
+    for (const auto& [name, value] : facts.all) {
+      if (name == "sha256" || (streams && (name == "inputs" || name == "outputs"))) continue;  // the file's own
+      if (const auto ours = facts_.find(name); ours == facts_.end() || ours->second != value)
+        throw Error("its " + one_line(name) + " differs from that of manifest.json");
+    }
+  }
 
  private:
-  const std::string& take(const char* name) const {
-    const auto found = all.find(name);
-    if (found == all.end()) throw Error(std::string("its metadata has no ") + name);
-    return found->second;
-  }
-
-  template <class T>
-  T whole(const char* name, T (Json::*read)()) const {
-    Json json(take(name));
-    T value = (json.*read)();
-    json.end();
-    return value;
-  }
+  std::filesystem::path folder_;
+  Values facts_, files_;
 };
 
 // ---- Running a file ----
@@ -669,33 +812,12 @@ struct Batch {
 /// An open file, and what it says of itself. It holds no state, so several threads may run it at once.
 class File {
  public:
-  File(const std::filesystem::path& path, bool streams, int threads)
-      : environment_(environment()),
-        where_(path.string()),
-        streams_(streams),
-        bytes_(read_file(path)),
-        facts(guarded("read", [&] { return Facts(bytes_); })) {
-    if (threads < 1 || threads > 1024) throw std::invalid_argument("threads: expected 1 to 1024");
-    guarded("open", [&] {
-      Ort::SessionOptions options;
-      options.SetIntraOpNumThreads(threads);
-      options.SetInterOpNumThreads(1);
-      options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // errors come as exceptions
-      options.AddConfigEntry("session.intra_op.allow_spinning", "0");
-      session_ = Ort::Session(environment_, bytes_.data(), bytes_.size(), options);
-      std::string inputs;
-      for (std::size_t k = 0; k < session_.GetInputCount(); ++k)
-        inputs += std::string(" ") + session_.GetInputNameAllocated(k, Ort::AllocatorWithDefaultOptions()).get();
-      if (inputs != (streams ? " codepoints state" : " codepoints lengths"))
-        throw Error("it takes" + one_line(inputs) +
-                    ", so it is another file of a bundle; load model.onnx or the bundle");
-      if (streams) shape_ = session_.GetInputTypeInfo(1).GetTensorTypeAndShapeInfo().GetShape();
-      constexpr std::int64_t kMost = 1 << 20;
-      if (streams && (shape_.size() != 3 || shape_[0] < 1 || shape_[2] < 1 || shape_[0] > kMost || shape_[2] > kMost))
-        throw Error("`state` is not (states, batch, hidden)");
-    });
-    std::string().swap(bytes_);  // the session has its own
-  }
+  /// A file of a bundle.
+  File(const Bundle& bundle, const std::string& name, int threads)
+      : File(bundle.where(name), bundle.read(name), name == "stream.onnx", threads, &bundle) {}
+
+  /// A single model.onnx.
+  File(const std::filesystem::path& path, int threads) : File(shown(path), read_file(path), false, threads, nullptr) {}
 
   /// The state before a text.
   std::vector<float> beginning() const { return std::vector<float>(static_cast<std::size_t>(shape_[0] * shape_[2])); }
@@ -731,6 +853,36 @@ class File {
   }
 
  private:
+  File(std::string where, std::string bytes, bool streams, int threads, const Bundle* bundle)
+      : environment_(environment()),
+        where_(std::move(where)),
+        streams_(streams),
+        bytes_(std::move(bytes)),
+        facts(guarded("read", [&] { return Facts(bytes_); })) {
+    if (threads < 1 || threads > 1024)
+      throw std::invalid_argument("threads is " + std::to_string(threads) + ", expected 1 to 1024");
+    if (bundle != nullptr) guarded("read", [&] { bundle->check(facts, streams); });
+    guarded("open", [&] {
+      Ort::SessionOptions options;
+      options.SetIntraOpNumThreads(threads);
+      options.SetInterOpNumThreads(1);
+      options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // errors come as exceptions
+      options.AddConfigEntry("session.intra_op.allow_spinning", "0");
+      session_ = Ort::Session(environment_, bytes_.data(), bytes_.size(), options);
+      std::string inputs;
+      for (std::size_t k = 0; k < session_.GetInputCount(); ++k)
+        inputs += std::string(" ") + session_.GetInputNameAllocated(k, Ort::AllocatorWithDefaultOptions()).get();
+      if (inputs != (streams ? " codepoints state" : " codepoints lengths"))
+        throw Error("it takes" + one_line(inputs) +
+                    ", so it is another file of a bundle; load model.onnx or the bundle");
+      if (streams) shape_ = session_.GetInputTypeInfo(1).GetTensorTypeAndShapeInfo().GetShape();
+      constexpr std::int64_t kMost = 1 << 20;
+      if (streams && (shape_.size() != 3 || shape_[0] < 1 || shape_[2] < 1 || shape_[0] > kMost || shape_[2] > kMost))
+        throw Error("`state` is not (states, batch, hidden)");
+    });
+    std::string().swap(bytes_);  // the session has its own
+  }
+
   template <class Do>
   auto guarded(const char* what, Do run) const -> decltype(run()) {
     std::string problem;
@@ -853,9 +1005,9 @@ struct Answer {
 class Core {
  public:
   Core(const std::filesystem::path& path, const Options& options)
-      : folder_(is(path, std::filesystem::file_type::directory) ? path : std::filesystem::path()),
-        threads_(options.threads),
-        model_(folder_.empty() ? path : folder_ / "model.onnx", false, threads_),
+      : threads_(options.threads),
+        bundle_(is(path, std::filesystem::file_type::directory) ? std::optional<Bundle>(path) : std::nullopt),
+        model_(bundle_ ? File(*bundle_, "model.onnx", threads_) : File(path, threads_)),
         normaliser(facts().form, options.normalise) {}
 
   const Facts& facts() const { return model_.facts; }
@@ -863,22 +1015,23 @@ class Core {
   const File& stream() const {
     const std::lock_guard<std::mutex> alone(mutex_);
     if (stream_) return *stream_;
+    if (facts().both_ways)
+      throw Error("the network reads both ways, so its answers need the end of the text; give it whole texts");
     if (!has_stream())
       throw Error(
-          "no stream.onnx: a network that reads both ways has none; else load the folder of a bundle that was "
-          "exported with --formats onnx,stream");
-    auto opened = std::make_unique<File>(folder_ / "stream.onnx", true, threads_);
-    for (const char* name : {"task", "alphabet", "labels", "network", "provenance"})
-      if (const auto& ours = facts().all, &its = opened->facts.all;
-          ours.count(name) != its.count(name) || (ours.count(name) != 0 && ours.at(name) != its.at(name)))
-        throw Error((folder_ / "stream.onnx").string() + ": its " + name +
-                    " differs from that of model.onnx; copy or " + "export the bundle again");
-    stream_ = std::move(opened);
+          "no stream.onnx: load the folder of a bundle that has one (`ohlol export RUN --formats onnx,stream`), or "
+          "give it whole texts");
+    stream_ = std::make_unique<File>(*bundle_, "stream.onnx", threads_);
     return *stream_;
   }
 
-  void need(const std::string& task) const {
-    if (facts().task != task) throw Error("this needs a model of task " + task + ", this one is for " + facts().task);
+  void need(const std::string& task, const std::string& call) const {
+    const std::string& ours = facts().task;
+    if (ours == task) return;
+    throw Error("this model is for " + ours + " and has no " + call + ": call " +
+                (ours == "tag"        ? "tag(text) or stream<ohlol::Tagged>()"
+                 : ours == "classify" ? "classify(text) or stream<ohlol::Classified>()"
+                                      : "score(text), stream<ohlol::Scored>() or generate(prompt)"));
   }
 
   /// Tell `answer` the outputs for `text`, in parts; `state` is that before it, and becomes that after it.
@@ -887,7 +1040,7 @@ class Core {
     std::vector<const char*> names = asks();
     names.push_back("next_state");
     for (std::size_t start = 0, end; start < text.size(); start = end) {
-      end = std::min(text.size(), start + most());
+      end = (std::min)(text.size(), start + most());
       Batch part{1, end - start, {}, {}, state};
       for (std::size_t k = start; k < end; ++k) part.points.push_back(text[k].point);
       const auto outputs = file.run(part, names);
@@ -905,7 +1058,7 @@ class Core {
     while (!order.empty() && texts[order.back()].empty()) order.pop_back();  // no empty text gets to the model
     for (std::size_t first = 0, end; first < order.size(); first = end) {
       const std::size_t T = texts[order[first]].size();
-      end = std::min(order.size(), first + std::max<std::size_t>(1, most() / T));
+      end = (std::min)(order.size(), first + (std::max<std::size_t>)(1, most() / T));
       if (T > most() && has_stream()) {
         std::vector<float> state = stream().beginning();
         read(texts[order[first]], state, answers[order[first]]);
@@ -932,17 +1085,15 @@ class Core {
     return {facts().task == "lm" ? "logits" : "probabilities"};
   }
 
-  bool has_stream() const {
-    return !folder_.empty() && is(folder_ / "stream.onnx", std::filesystem::file_type::regular);
-  }
+  bool has_stream() const { return bundle_ && bundle_->has("stream.onnx"); }
 
   /// Characters in one call, padding included.
   std::size_t most() const {
-    return std::min<std::size_t>(8192, std::max<std::size_t>(1, (1 << 22) / facts().classes));
+    return (std::min<std::size_t>)(8192, (std::max<std::size_t>)(1, (1 << 22) / facts().classes));
   }
 
-  std::filesystem::path folder_;  // of the bundle; empty where a file was given
   int threads_;
+  std::optional<Bundle> bundle_;  // none where a file was given
   File model_;
   mutable std::mutex mutex_;
   mutable std::unique_ptr<File> stream_;  // opened when it is first needed
@@ -951,11 +1102,13 @@ class Core {
   const Normaliser normaliser;
 };
 
+/// What answers with an R: the task, its call, and R's own name.
 template <class R>
-constexpr const char* task_of() {
-  static_assert(std::is_same_v<R, Tagged> || std::is_same_v<R, Classified> || std::is_same_v<R, Scored>);
-  return std::is_same_v<R, Tagged> ? "tag" : std::is_same_v<R, Classified> ? "classify" : "lm";
-}
+constexpr std::array<const char*, 3> kAnswers{"lm", "score(text)", "Scored"};
+template <>
+inline constexpr std::array<const char*, 3> kAnswers<Tagged>{"tag", "tag(text)", "Tagged"};
+template <>
+inline constexpr std::array<const char*, 3> kAnswers<Classified>{"classify", "classify(text)", "Classified"};
 
 }  // namespace detail
 
@@ -1051,7 +1204,8 @@ class Model {
   /// A new text in pieces: `auto stream = model.stream<ohlol::Tagged>();`. Needs stream.onnx.
   template <class R>
   Stream<R> stream() const {
-    core_->need(detail::task_of<R>());
+    const auto& [task, call, name] = detail::kAnswers<R>;
+    core_->need(task, std::string("stream<ohlol::") + name + ">()");
     return Stream<R>(core_);
   }
 
@@ -1063,13 +1217,13 @@ class Model {
 
   template <class R>
   R one(std::string_view text) const {
-    core_->need(detail::task_of<R>());
+    core_->need(detail::kAnswers<R>[0], detail::kAnswers<R>[1]);
     return std::move(core_->answer<R>(std::vector<detail::Characters>(1, read(text)))[0]);
   }
 
   template <class R>
   std::vector<R> many(const std::vector<std::string>& texts) const {
-    core_->need(detail::task_of<R>());
+    core_->need(detail::kAnswers<R>[0], detail::kAnswers<R>[1]);
     if (texts.empty()) throw std::invalid_argument("an empty list of texts; give at least one");
     std::vector<detail::Characters> normal;
     for (const std::string& text : texts) normal.push_back(read(text));
@@ -1083,12 +1237,22 @@ class Model {
 
 namespace detail {
 
+template <class Number>
+void need(bool right, const char* name, Number given, const char* expected) {
+  if (right) return;
+  std::ostringstream line;
+  line.imbue(std::locale::classic());
+  line << name << given << ", expected " << expected;
+  throw std::invalid_argument(line.str());
+}
+
 inline void check(const Sampling& s) {
-  if (!(s.temperature >= 0 && s.temperature < std::numeric_limits<double>::infinity()))
-    throw std::invalid_argument("temperature: expected a number from 0 up");
-  if (s.top_k == std::size_t{0}) throw std::invalid_argument("top_k: expected a whole number from 1 up");
-  if (s.top_p && !(*s.top_p > 0 && *s.top_p <= 1)) throw std::invalid_argument("top_p: expected above 0, at most 1");
-  if (std::count(s.stop.begin(), s.stop.end(), "") != 0) throw std::invalid_argument("a stop string is empty");
+  const double t = s.temperature, p = s.top_p.value_or(1);
+  need(t >= 0 && t < std::numeric_limits<double>::infinity(), "temperature is ", t, "a number from 0 up");
+  need(s.top_k != std::size_t{0}, "top_k is ", 0, "a whole number from 1 up");
+  need(p > 0 && p <= 1, "top_p is ", p, "a number above 0 and at most 1");
+  if (std::count(s.stop.begin(), s.stop.end(), "") != 0)
+    throw std::invalid_argument("a stop string is empty, expected one character at least");
 }
 
 /// The id of a character by the `logits` (V,) and a number in [0, 1).
@@ -1100,7 +1264,7 @@ inline std::size_t draw(const std::vector<float>& logits, const Sampling& s, dou
   for (std::size_t k = kReserved; k < V; ++k) p[k] = std::exp((static_cast<double>(logits[k]) - *best) / s.temperature);
   if (s.top_k || s.top_p) {
     std::vector<std::size_t> order = sorted(logits, kReserved, std::greater<>());
-    order.resize(std::min(order.size(), s.top_k.value_or(V)));
+    order.resize((std::min)(order.size(), s.top_k.value_or(V)));
     std::vector<double> kept(V);
     double all = 0, reached = 0;
     for (const std::size_t k : order) all += p[k];
@@ -1116,7 +1280,7 @@ inline std::size_t draw(const std::vector<float>& logits, const Sampling& s, dou
 
 /// How many bytes at the end of `text` are the beginning of `stop`.
 inline std::size_t begun(const std::string& stop, const std::string& text) {
-  std::size_t size = std::min(stop.size() - 1, text.size());
+  std::size_t size = (std::min)(stop.size() - 1, text.size());
   while (size > 0 && text.compare(text.size() - size, size, stop, 0, size) != 0) --size;
   return size;
 }
@@ -1124,7 +1288,7 @@ inline std::size_t begun(const std::string& stop, const std::string& text) {
 }  // namespace detail
 
 inline std::string Model::generate(std::string_view prompt, const Sampling& sampling) const {
-  core_->need("lm");
+  core_->need("lm", "generate(prompt)");
   detail::check(sampling);
   const detail::Facts& facts = core_->facts();
   if (facts.characters.empty()) throw Error("the model's alphabet is empty, so there is nothing to make");
@@ -1148,13 +1312,13 @@ inline std::string Model::generate(std::string_view prompt, const Sampling& samp
   for (std::size_t k = 0; k < sampling.length; ++k) {
     core_->read(text, state, answer);
     const double drawn = random();
-    if (!(drawn >= 0 && drawn < 1)) throw std::invalid_argument("Sampling::random: expected from 0 to below 1");
+    detail::need(drawn >= 0 && drawn < 1, "Sampling::random gave ", drawn, "a number from 0 to below 1");
     text.assign(1, {facts.characters[detail::draw(answer.numbers, sampling, drawn) - detail::kReserved], {}});
     detail::encode(text[0].point, held);
     std::size_t found = std::string::npos, open = 0;
     for (const std::string& stop : sampling.stop) {
-      found = std::min(found, held.find(stop));
-      open = std::max(open, detail::begun(stop, held));
+      found = (std::min)(found, held.find(stop));
+      open = (std::max)(open, detail::begun(stop, held));
     }
     if (!give(found != std::string::npos ? found : held.size() - open) || found != std::string::npos) return made;
   }

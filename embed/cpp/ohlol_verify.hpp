@@ -28,8 +28,9 @@ namespace detail {
 
 /// Numbers of test data: an ONNX TensorProto with raw_data, of this name and shape. An empty shape is filled in.
 template <class T>
-std::vector<T> tensor(const std::filesystem::path& file, std::string_view name, std::vector<std::size_t>& shape) {
-  const std::string bytes = read_file(file);
+std::vector<T> tensor(const Bundle& bundle, const std::string& file, std::string_view name,
+                      std::vector<std::size_t>& shape) {
+  const std::string bytes = bundle.read(file);
   std::vector<std::size_t> found;
   std::string_view called, raw;
   std::uint64_t type = 0;
@@ -53,7 +54,7 @@ std::vector<T> tensor(const std::filesystem::path& file, std::string_view name, 
   if (!values.empty()) std::memcpy(values.data(), raw.data(), raw.size());
   // What is expected must be finite: any answer is as near to infinity as another.
   if (values.empty() || !std::all_of(values.begin(), values.end(), [](T v) { return std::isfinite(double(v)); }))
-    throw Error(file.string() + ": is not `" + std::string(name) + "` as the contract has it; export it again");
+    throw Error(bundle.where(file) + ": is not `" + std::string(name) + "` as the contract has it; export it again");
   return values;
 }
 
@@ -85,7 +86,7 @@ inline Outputs replay(const File& file, Batch& batch, bool streams) {
     Batch piece{1, 0, {}, {}, file.beginning()};
     const auto length = static_cast<std::size_t>(batch.lengths[row]);
     for (std::size_t start = 0; start < length; start += piece.T) {
-      piece.T = std::min(length - start, 1 + (7 * start + row) % 11);
+      piece.T = (std::min)(length - start, 1 + (7 * start + row) % 11);
       const std::int32_t* points = &batch.points[row * T + start];
       piece.points.assign(points, points + piece.T);
       const auto found = file.run(piece, names);
@@ -104,7 +105,7 @@ inline Outputs replay(const File& file, Batch& batch, bool streams) {
 inline void compare(const Outputs& found, const Outputs& expected, std::size_t C, double tolerance, Checked& row) {
   const auto allowed = [&](const std::vector<float>& values, std::size_t answer) {
     double most = 0;
-    for (std::size_t k = answer * C; k < (answer + 1) * C; ++k) most = std::max(most, std::abs(double(values[k])));
+    for (std::size_t k = answer * C; k < (answer + 1) * C; ++k) most = (std::max)(most, std::abs(double(values[k])));
     return tolerance * (1 + most);
   };
   row.passed = true;
@@ -128,7 +129,7 @@ inline void compare(const Outputs& found, const Outputs& expected, std::size_t C
 
 /// Run every .onnx file of a bundle's folder but text.onnx, which takes strings, on the bundle's own test data: what
 /// PyTorch answered, in float64, when it was exported. Throws Error where a file is damaged or there is no test data.
-inline Proof verify(const std::filesystem::path& bundle) {
+inline Proof verify(const std::filesystem::path& folder) {
   using namespace detail;
   struct {
     const char *name, *outputs;
@@ -138,32 +139,33 @@ inline Proof verify(const std::filesystem::path& bundle) {
                      {"stream.onnx", "output_", 1e-5},
                      {"model.fp16.onnx", "fp16_output_", 1e-5},
                      {"model.int8.onnx", "int8_output_", 0.05}};
+  const Bundle bundle(folder);
   Proof proof{true, {}};
   for (const auto& each : files) {
     const std::string name = each.name;
-    if (name != "model.onnx" && !is(bundle / name, std::filesystem::file_type::regular)) continue;
+    if (name != "model.onnx" && !bundle.has(name)) continue;
     const bool streams = name == "stream.onnx";
-    const File file(bundle / name, streams, 1);
+    const File file(bundle, name, 1);
     for (std::size_t number = 0;; ++number) {
       const std::string test = "test_data_set_" + std::to_string(number);
-      const auto output = [&](int k) { return bundle / test / (each.outputs + std::to_string(k) + ".pb"); };
-      if (number > 0 && !is(output(0), std::filesystem::file_type::regular)) break;
+      const auto output = [&](int k) { return test + "/" + each.outputs + std::to_string(k) + ".pb"; };
+      if (number > 0 && !bundle.has(output(0))) break;
       std::vector<std::size_t> shape, rows;
       Batch batch;
-      batch.points = tensor<std::int32_t>(bundle / test / "input_0.pb", "codepoints", shape);
-      batch.lengths = tensor<std::int32_t>(bundle / test / "input_1.pb", "lengths", rows);
+      batch.points = tensor<std::int32_t>(bundle, test + "/input_0.pb", "codepoints", shape);
+      batch.lengths = tensor<std::int32_t>(bundle, test + "/input_1.pb", "lengths", rows);
       if (shape.size() != 2 || rows != std::vector<std::size_t>{shape[0]})
-        throw Error((bundle / test).string() + ": its inputs are no batch; export it again");
+        throw Error(bundle.where(test) + ": its inputs are no batch; export it again");
       batch.B = shape[0], batch.T = shape[1];
       for (const std::int32_t length : batch.lengths)  // outside of the contract the runtime may end the process
         if (length < 1 || static_cast<std::size_t>(length) > batch.T)
-          throw Error((bundle / test).string() + ": a length is not that of a row; export it again");
+          throw Error(bundle.where(test) + ": a length is not that of a row; export it again");
       if (file.facts.task == "classify") shape = rows;
       Outputs expected;
-      if (file.facts.task != "lm") expected.label_ids = tensor<std::int32_t>(output(2), "label_ids", shape);
+      if (file.facts.task != "lm") expected.label_ids = tensor<std::int32_t>(bundle, output(2), "label_ids", shape);
       shape.push_back(file.facts.classes);
-      expected.logits = tensor<float>(output(0), "logits", shape);
-      expected.probabilities = tensor<float>(output(1), "probabilities", shape);
+      expected.logits = tensor<float>(bundle, output(0), "logits", shape);
+      expected.probabilities = tensor<float>(bundle, output(1), "probabilities", shape);
       Checked row{name, test, 0, 0, false};
       compare(replay(file, batch, streams), expected, file.facts.classes, each.tolerance, row);
       proof.passed = proof.passed && row.passed;

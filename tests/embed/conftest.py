@@ -187,3 +187,9 @@ def surrogates() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def same():
     return assert_same
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Python's answer by a model to a text, in the form of `answers`."""
+    return answer

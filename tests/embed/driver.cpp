@@ -168,6 +168,7 @@ std::string answer(std::optional<ohlol::Model>& model, const Words& words) {
            ",\"form\":" + json(model->normalisation()) +
            ",\"labels\":" + list(model->labels(), [](const std::string& label) { return json(label); }) + "}";
   }
+  if (what == "wrong-stream") return model->stream<ohlol::Scored>(), "true";
   if (what == "verify") return checked(unhex(words[1]));
   if (what == "normalise") return json(model->normalise(unhex(words[1])));
   if (what == "made") return made(*model, words);

@@ -27,7 +27,7 @@ def libraries(bundles, program, tmp_path_factory):
     names = {name: c_source.identifier(name) for name in bundles}
     (folder / "all.c").write_text("".join(f'#include "{name}.c"\n' for name in names.values()))
     flags = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-fPIC", "-shared")
-    subprocess.run([cc, *flags, folder / "all.c", "-lm", "-o", folder / "all.so"], check=True)
+    subprocess.run([cc, *flags, folder / "all.c", "-lm", "-o", folder / "all.so"], check=True, timeout=400)
     functions = ctypes.CDLL(str(folder / "all.so"))
     found = {}
     for name, path in bundles.items():

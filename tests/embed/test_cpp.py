@@ -7,23 +7,29 @@ no Python package: the variable OHLOL_ORT_INCLUDE names their folder, else pkg-c
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import os
 import random
 import re
 import shutil
 import subprocess
+import sys
+import threading
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ohlol
 from ohlol.artifacts.bundle import shipped
+from ohlol.artifacts.errors import BundleError
+from ohlol.cli import main
 from ohlol.serve.cut import _ends, begins
 from ohlol.serve.generate import Sampling
 from ohlol.serve.generate import generate as generate_in_python
@@ -54,7 +60,7 @@ def ort_include(program) -> Path:
     folders = [named] if named else list(SYSTEM)
     if not named and shutil.which("pkg-config"):
         asked = ["pkg-config", "--cflags-only-I", "libonnxruntime"]
-        told = subprocess.run(asked, capture_output=True, encoding="utf-8", check=False)
+        told = subprocess.run(asked, capture_output=True, encoding="utf-8", timeout=60, check=False)
         folders += [word.removeprefix("-I") for word in told.stdout.split()]
     for folder in folders:
         if (Path(folder) / HEADER).is_file():
@@ -120,7 +126,10 @@ class Host:
     def ask(self, *words):
         self._process.stdin.write(" ".join(map(str, words)) + "\n")
         self._process.stdin.flush()
+        net = threading.Timer(300, self._process.kill)  # where it hangs, the line below ends
+        net.start()
         answer = self._process.stdout.readline()
+        net.cancel()
         assert answer, f"it ended: {self._errors.read_text()}"
         return json.loads(answer)
 
@@ -267,22 +276,7 @@ def test_words_have_their_places(name, host, bundles, nasty):
     assert found
 
 
-def python(model, text):
-    """Python's answer in the form of a host's, as far as the tests here compare it."""
-    found = model(text)
-    told = {"text": found.text}
-    if model.manifest.task == "tag":
-        told |= {"labels": list(found.labels), "probabilities": found.probabilities.tolist()}
-        if model.manifest.label_scheme:
-            told |= {"words": found.words, "sentences": found.sentences}
-    elif model.manifest.task == "classify":
-        told |= {"label": found.label, "probabilities": found.probabilities}
-    else:
-        told |= {"next": found.next, "probability": found.probability, "nats": found.nats_per_character}
-    return told
-
-
-def assert_bytes(host, path, model, data, same):
+def assert_bytes(host, path, model, data, same, python):
     """Bytes have the answer that Python gives to what its decoder makes of them."""
     facts = host.load(path)
     answer = host.ask(ASK[facts["task"]], hexed(data))
@@ -291,11 +285,11 @@ def assert_bytes(host, path, model, data, same):
         assert_spans(answer, data, model)
 
 
-def test_surrogates(host, bundles, models, surrogates, same):
+def test_surrogates(host, bundles, models, surrogates, same, python):
     """What would stand for a surrogate is no UTF-8: it is read as Python's decoder reads it."""
     for name, path in bundles.items():
         for text in surrogates.values():
-            assert_bytes(host, path, models[name], text.encode("utf-8", "surrogatepass"), same)
+            assert_bytes(host, path, models[name], text.encode("utf-8", "surrogatepass"), same, python)
 
 
 BROKEN = st.lists(
@@ -313,10 +307,10 @@ BROKEN = st.lists(
 
 
 @given(data=BROKEN)
-def test_bytes_that_are_no_utf8(data, host, bundles, models, same):
+def test_bytes_that_are_no_utf8(data, host, bundles, models, same, python):
     """Each part that Unicode recommends is one U+FFFD, at its own bytes; in all forms."""
     for name in FORMS.values():
-        assert_bytes(host, bundles[name], models[name], data, same)
+        assert_bytes(host, bundles[name], models[name], data, same, python)
 
 
 # Characters that stand in Unicode since 3.2: Python and utf8proc may have later versions of it, not the same ones.
@@ -449,7 +443,7 @@ def test_what_a_stream_holds_back(host, bundles, models):
 
 
 @pytest.mark.parametrize("name", ["tag-lstm", "classify-gru", "lm-gru"])
-def test_long_texts(name, host, bundles, models, same):
+def test_long_texts(name, host, bundles, models, same, python):
     """A text of more than 8,192 characters is read in parts, its state carried, alone and among short ones."""
     facts = host.load(bundles[name])
     texts = ["hello 中文 e\u0301 😀 " * 900, "hello", "", "한국 h" * 300]
@@ -509,6 +503,31 @@ def test_generate_as_told(host, bundles):
     assert host.ask("made", 1, "-", "-", 0, 0, hexed("he"), "/") == {"made": "", "parts": []}
 
 
+def test_threads_under_their_sanitizer(program, ort_include, ort_library, bundles, models, tmp_path):
+    """Four threads tag with one model and are the first to open its stream.onnx: no two touch the same thing at once."""
+    link = ("-L", ort_library, f"-Wl,-rpath,{ort_library}", "-lonnxruntime", "-pthread")
+    flags = (
+        *STRICT,
+        "-g1",
+        "-fsanitize=thread",
+        "-DOHLOL_NO_UTF8PROC",
+        f"-I{EMBED}",
+        "-isystem",
+        ort_include,
+    )
+    command = [program("g++"), *flags, HERE / "threads.cpp", "-o", tmp_path / "threads", *link]
+    subprocess.run(command, timeout=400, check=True)
+    ran = subprocess.run(
+        [tmp_path / "threads", bundles["tag-gru"]],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "".join(models["tag-gru"]("hello world").labels) * 2 + "\n"
+
+
 def test_threads(host, bundles):
     """Four threads ask one model and feed streams of their own: each has the answer that one alone has."""
     host.load(bundles["lm-lstm"])
@@ -526,6 +545,17 @@ def test_the_proof_is_replayed(name, host, bundles):
     assert len(proof["rows"]) == len(files) * len(list(path.glob("test_data_set_*")))
 
 
+def sealed(bundle):
+    """A bundle whose files were changed, its manifest as if they had been exported so."""
+    file = bundle / "manifest.json"
+    manifest = json.loads(file.read_bytes())
+    for name, entry in manifest["files"].items():
+        content = (bundle / name).read_bytes()
+        entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    file.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+    return bundle
+
+
 def test_a_proof_that_does_not_hold(host, bundles, tmp_path):
     """A number that is off by more than is allowed fails, and so do other labels where the numbers are right."""
     for name in ("tag-gru", "lm-gru", "classify-lstm"):
@@ -534,7 +564,7 @@ def test_a_proof_that_does_not_hold(host, bundles, tmp_path):
         values = onnx.numpy_helper.to_array(onnx.load_tensor(str(file))).copy()
         values.reshape(-1)[0] += 0.001
         onnx.save_tensor(onnx.numpy_helper.from_array(values, "logits"), str(file))
-        proof = host.ask("verify", hexed(str(path)))
+        proof = host.ask("verify", hexed(str(sealed(path))))
         failed = {test for _, test, _, _, passed in proof["rows"] if not passed}
         assert (proof["passed"], failed) == (False, {"test_data_set_1"})
     shutil.copytree(bundles["tag-gru"], tmp_path / "labels")
@@ -543,7 +573,7 @@ def test_a_proof_that_does_not_hold(host, bundles, tmp_path):
     node.op_type = "ArgMin"
     del model.metadata_props[[entry.key for entry in model.metadata_props].index("ohlol.sha256")]
     (tmp_path / "labels" / "model.onnx").write_bytes(model.SerializeToString())
-    rows = host.ask("verify", hexed(str(tmp_path / "labels")))["rows"]
+    rows = host.ask("verify", hexed(str(sealed(tmp_path / "labels"))))["rows"]
     of_model = [row[2:] for row in rows if row[0] == "model.onnx"]
     assert [(error < 1e-5, labels > 0, passed) for error, labels, passed in of_model] == [
         (True, True, False)
@@ -556,7 +586,8 @@ def test_test_data_outside_of_the_contract(host, bundles, tmp_path):
     file = path / "test_data_set_0" / "input_1.pb"
     lengths = onnx.numpy_helper.to_array(onnx.load_tensor(str(file))) * 0
     onnx.save_tensor(onnx.numpy_helper.from_array(lengths, "lengths"), str(file))
-    assert "a length is not that of a row" in host.ask("verify", hexed(str(path)))["error"]
+    assert "input_1.pb: damaged or changed: its sha256 is" in host.ask("verify", hexed(str(path)))["error"]
+    assert "a length is not that of a row" in host.ask("verify", hexed(str(sealed(path))))["error"]
     file.unlink()
     assert "missing, or cannot be read" in host.ask("verify", hexed(str(path)))["error"]
 
@@ -588,7 +619,7 @@ WRONG = {
     "labels twice": ({"labels": '["a", "a", "b", "c", "d", "e"]'}, "task, labels"),
     "labels of numbers": ({"labels": "[1, 2]"}, "expected a string at byte 1"),
     "labels cut off": ({"labels": '["a", "b"'}, "expected a comma"),
-    "a comma too many": ({"labels": '["a", ]'}, "expected a string"),
+    "a comma too many": ({"labels": '["a", ]'}, "expected a value"),
     "more behind": ({"labels": '["a"] "b"'}, "there is more after the value"),
     "a lone surrogate": ({"labels": '["\\ud83d"]'}, "a lone surrogate"),
     "a pair turned round": ({"labels": '["\\ude00\\ud83d"]'}, "a lone surrogate"),
@@ -637,10 +668,16 @@ def test_labels_of_all_kinds(host, bundles, tmp_path):
 
 
 def test_files_that_are_not_right(host, bundles, tmp_path):
-    """Absent, a pipe, another file of a bundle, of another model, cut off, or with weights elsewhere: one line each."""
-    tag, other = bundles["tag-gru"], bundles["tag-lstm"]
+    """Absent, a pipe, another file of a bundle, a run, cut off, or with weights elsewhere: one line each."""
+    tag = bundles["tag-gru"]
     assert "missing, or cannot be read" in host.load(tmp_path / "none")["error"]
-    assert "missing, or cannot be read" in host.load(tmp_path)["error"]
+    assert (
+        f"{tmp_path}: has no manifest.json, so it is not a bundle; expected one made"
+        in host.load(tmp_path)["error"]
+    )
+    run = tag.with_name("tag-gru.run")
+    hint = f"it looks like a run: make a bundle of it with `ohlol export {run}`"
+    assert host.load(run)["error"].endswith(hint)
     os.mkfifo(tmp_path / "pipe.onnx")
     assert "missing, or cannot be read" in host.load(tmp_path / "pipe.onnx")["error"]
     assert "takes codepoints state, so it is another file" in host.load(tag / "stream.onnx")["error"]
@@ -650,13 +687,6 @@ def test_files_that_are_not_right(host, bundles, tmp_path):
     (tmp_path / "text.onnx").write_text("hello, I am no model\n" * 20)
     assert "a field is cut off" in host.load(tmp_path / "text.onnx")["error"]
 
-    mixed = shutil.copytree(tag, tmp_path / "mixed")
-    shutil.copy(other / "stream.onnx", mixed / "stream.onnx")
-    host.load(mixed)
-    assert (
-        "stream.onnx: its alphabet differs from that of model.onnx" in host.ask("pieces", hexed("h"))["error"]
-    )
-
     model = onnx.load(str(tag / "model.onnx"))
     weight = model.graph.initializer[0]
     weight.data_location = onnx.TensorProto.EXTERNAL
@@ -664,6 +694,157 @@ def test_files_that_are_not_right(host, bundles, tmp_path):
     del model.metadata_props[[entry.key for entry in model.metadata_props].index("ohlol.sha256")]
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
     assert "a weight of it stands in another file" in host.load(tmp_path / "outside.onnx")["error"]
+
+
+def facts_changed(path, **facts):
+    """The manifest with other facts, as JSON values."""
+    manifest = json.loads((path / "manifest.json").read_bytes()) | facts
+    (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def without(path, name):
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    del manifest["files"][name]
+    facts_changed(path, files=manifest["files"])
+
+
+def linked(path, name, other):
+    (path / name).rename(other / name)
+    (path / name).symlink_to(other / name)
+
+
+def relabelled(path):
+    """One label in the metadata, which no digest inside the file covers."""
+    whole = path.read_bytes()
+    at = whole.index(b'"a"', whole.index(b"ohlol.labels"))
+    path.write_bytes(whole[:at] + b'"A"' + whole[at + 3 :])
+
+
+# What is done to the folder; the file that is named; what is wrong with it.
+UNLIKE = {
+    "a label": (
+        lambda path, _: relabelled(path / "model.onnx"),
+        "model.onnx",
+        "damaged or changed: its sha256 is",
+    ),
+    "a byte more": (
+        lambda path, _: (path / "model.onnx").write_bytes((path / "model.onnx").read_bytes() + b"\0"),
+        "model.onnx",
+        "damaged or changed: it has",
+    ),
+    "another stream": (
+        lambda path, bundles: shutil.copy(bundles["tag-lstm"] / "stream.onnx", path),
+        "stream.onnx",
+        "damaged or changed: it has",
+    ),
+    "a stream of another model": (
+        lambda path, bundles: (shutil.copy(bundles["tag-lstm"] / "stream.onnx", path), sealed(path)),
+        "stream.onnx",
+        "its alphabet differs from that of manifest.json",
+    ),
+    "no stream": (
+        lambda path, _: (path / "stream.onnx").unlink(),
+        "stream.onnx",
+        "missing, or cannot be read",
+    ),
+    "no model": (lambda path, _: (path / "model.onnx").unlink(), "model.onnx", "missing, or cannot be read"),
+    "no model listed": (
+        lambda path, _: without(path, "model.onnx"),
+        "model.onnx",
+        "the manifest does not list it",
+    ),
+    "a link": (
+        lambda path, _: linked(path, "model.onnx", path.parent),
+        "model.onnx",
+        "a link that leaves the bundle",
+    ),
+    "another fact": (
+        lambda path, _: facts_changed(path, task="classify"),
+        "model.onnx",
+        "its task differs from that of manifest.json",
+    ),
+    "a number of another kind": (
+        lambda path, _: facts_changed(path, opset=17.0),
+        "model.onnx",
+        "its opset differs from that of manifest.json",
+    ),
+    "another version": (
+        lambda path, _: facts_changed(path, format_version=2),
+        "manifest.json",
+        "format_version is 2, this ohlol.hpp knows 1 only",
+    ),
+    "another contract": (
+        lambda path, _: facts_changed(path, contract_version=2),
+        "manifest.json",
+        "contract_version is 2, this ohlol.hpp knows 1 only",
+    ),
+    "another format": (
+        lambda path, _: facts_changed(path, format="a-bundle"),
+        "manifest.json",
+        'its format is "a-bundle", so ohlol did not export it',
+    ),
+    "no files": (
+        lambda path, _: facts_changed(path, files=[]),
+        "manifest.json",
+        "expected a list or an object",
+    ),
+    "no digest": (
+        lambda path, _: facts_changed(path, files={"model.onnx": {"bytes": 1}}),
+        "model.onnx",
+        "the manifest has no sha256 and bytes of it",
+    ),
+    "a name twice": (
+        lambda path, _: (path / "manifest.json").write_text('{"format": 1, "format": 2}'),
+        "manifest.json",
+        "a name is there twice",
+    ),
+    "nested too deep": (
+        lambda path, _: (path / "manifest.json").write_text('{"a":' + "[" * 100_000),
+        "manifest.json",
+        "nested deeper than 32",
+    ),
+    "no JSON": (
+        lambda path, _: (path / "manifest.json").write_bytes(b"\xff"),
+        "manifest.json",
+        "expected a list",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_a_bundle_that_is_not_what_its_manifest_says(case, host, bundles, tmp_path):
+    """Refused by the file that is not right, before it is used, as by Python; and what to do."""
+    change, file, problem = UNLIKE[case]
+    path = shutil.copytree(bundles["tag-gru"], tmp_path / "bundle")
+    change(path, bundles)
+    answer = host.ask("load", hexed(str(path)))
+    if file == "stream.onnx":  # which is opened when it is first needed
+        assert answer["task"] == "tag"
+        answer = host.ask("pieces", hexed("h"))
+    assert answer["error"].startswith(f"{path / file}: ")
+    assert problem in answer["error"]
+    assert re.search("copy or export|expected a bundle", answer["error"])
+    assert "\n" not in answer["error"]
+    with pytest.raises(BundleError):
+        load_stream(path)
+
+
+def test_a_manifest_written_otherwise(host, bundles, tmp_path):
+    """Names in another order, spaces, escapes, numbers in other digits: the same values are the same facts."""
+    path = shutil.copytree(bundles["tag-gru"], tmp_path / "bundle")
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    manifest["metrics"] = {"dev": {"loss": 0.00001}}
+    for name in ("model.onnx", "stream.onnx"):
+        changed(path / name, path / name, metrics='{"dev": {"loss": 1E-5}}')
+    text = json.dumps(dict(reversed(manifest.items())), indent=3, ensure_ascii=True)
+    (path / "manifest.json").write_text(text, encoding="utf-8")
+    sealed(path)
+    (path / "manifest.json").write_text(
+        json.dumps(json.loads((path / "manifest.json").read_bytes()), indent=3, ensure_ascii=True)
+    )
+    assert host.load(path)["task"] == "tag"
+    assert len(host.ask("pieces", hexed("h"))["answers"]) == 2
+    assert ohlol.load(path).manifest.task == "tag"
 
 
 def test_damage_anywhere(host, tmp_path):
@@ -693,32 +874,47 @@ def test_damage_anywhere(host, tmp_path):
 def test_what_cannot_be_meant(host, bundles):
     """Empty lists and numbers out of their range are std::invalid_argument; another task, or no stream, ohlol::Error."""
     path = bundles["tag-gru"]
-    assert host.load(path, "load-threads", 0) == {"argument": "threads: expected 1 to 1024"}
+    assert host.load(path, "load-threads", 0) == {"argument": "threads is 0, expected 1 to 1024"}
     host.load(path)
     assert host.ask("texts") == {"argument": "an empty list of texts; give at least one"}
-    assert host.ask("score", hexed("h"))["error"] == "this needs a model of task lm, this one is for tag"
-    assert (
-        host.ask("made", 1, "-", "-", 5, 0, "-", "/")["error"]
-        == "this needs a model of task lm, this one is for tag"
-    )
-    host.load(path / "model.onnx")
-    assert host.ask("pieces", hexed("h"))["error"].startswith("no stream.onnx")
-    host.load(bundles["tag-gru-both"])
-    assert host.ask("pieces", hexed("h"))["error"].startswith(
-        "no stream.onnx: a network that reads both ways has none"
+    calls = "call tag(text) or stream<ohlol::Tagged>()"
+    for words, call in (
+        (("score", hexed("h")), "score(text)"),
+        (("classify", hexed("h")), "classify(text)"),
+        (("wrong-stream",), "stream<ohlol::Scored>()"),
+        (("made", 1, "-", "-", 5, 0, "-", "/"), "generate(prompt)"),
+    ):
+        assert host.ask(*words)["error"] == f"this model is for tag and has no {call}: {calls}"
+    host.load(bundles["classify-gru"])
+    assert host.ask("tag", hexed("h"))["error"].endswith(
+        "no tag(text): call classify(text) or stream<ohlol::Classified>()"
     )
     host.load(bundles["lm-gru"])
+    assert host.ask("tag", hexed("h"))["error"].endswith(
+        "no tag(text): call score(text), stream<ohlol::Scored>() or generate(prompt)"
+    )
+    host.load(path / "model.onnx")
+    assert host.ask("pieces", hexed("h"))["error"] == (
+        "no stream.onnx: load the folder of a bundle that has one (`ohlol export RUN --formats onnx,stream`), or give it "
+        "whole texts"
+    )
+    for both in (bundles["tag-gru-both"], bundles["tag-gru-both"] / "model.onnx"):
+        host.load(both)
+        assert host.ask("pieces", hexed("h"))["error"] == (
+            "the network reads both ways, so its answers need the end of the text; give it whole texts"
+        )
+    host.load(bundles["lm-gru"])
     for wrong, problem in (
-        ((-1, "-", "-", 5, 0, "-", "/"), "temperature"),
-        (("nan", "-", "-", 5, 0, "-", "/"), "temperature"),
-        (("inf", "-", "-", 5, 0, "-", "/"), "temperature"),
-        ((1, 0, "-", 5, 0, "-", "/"), "top_k"),
-        ((1, "-", 0, 5, 0, "-", "/"), "top_p"),
-        ((1, "-", 1.5, 5, 0, "-", "/"), "top_p"),
-        ((1, "-", "-", 5, 0, "-", "-", "/"), "a stop string is empty"),
-        ((1, "-", "-", 5, 0, "-", "/", 1.0), "Sampling::random"),
+        ((-1, "-", "-", 5, 0, "-", "/"), "temperature is -1, expected a number from 0 up"),
+        (("nan", "-", "-", 5, 0, "-", "/"), "temperature is nan, expected a number from 0 up"),
+        (("inf", "-", "-", 5, 0, "-", "/"), "temperature is inf, expected a number from 0 up"),
+        ((1, 0, "-", 5, 0, "-", "/"), "top_k is 0, expected a whole number from 1 up"),
+        ((1, "-", 0, 5, 0, "-", "/"), "top_p is 0, expected a number above 0 and at most 1"),
+        ((1, "-", 1.5, 5, 0, "-", "/"), "top_p is 1.5, expected a number above 0 and at most 1"),
+        ((1, "-", "-", 5, 0, "-", "-", "/"), "a stop string is empty, expected one character at least"),
+        ((1, "-", "-", 5, 0, "-", "/", 1.0), "Sampling::random gave 1, expected a number from 0 to below 1"),
     ):
-        assert problem in host.ask("made", *wrong)["argument"]
+        assert host.ask("made", *wrong)["argument"] == problem
 
 
 def test_a_stream_that_refuses_goes_on(host, bundles):
@@ -730,7 +926,7 @@ def test_a_stream_that_refuses_goes_on(host, bundles):
     )
 
 
-def test_without_tables(hosts, bundles, models, nasty, answers, same):
+def test_without_tables(hosts, bundles, models, nasty, answers, same, python):
     """Without utf8proc, texts that need none have their answers, and any other a line that says what to do."""
     host = hosts["without utf8proc"]
     refused = set()
@@ -755,7 +951,7 @@ def test_without_tables(hosts, bundles, models, nasty, answers, same):
 
 
 @pytest.mark.parametrize("build", ["sanitized", "without utf8proc"])
-def test_a_normaliser_of_the_apps_own(build, hosts, bundles, models, same):
+def test_a_normaliser_of_the_apps_own(build, hosts, bundles, models, same, python):
     """`Options::normalise` is taken where it is given; whole and in pieces."""
     host = hosts[build]
     for name in ("tag-rnn", "tag-gru"):
@@ -797,26 +993,34 @@ def blocks(language):
 
 
 def test_the_page_of_docs(program, ort_include, ort_library, builds, tmp_path):
-    """Its program, built by its lines for CMake, prints what the page says."""
+    """Its program, built by its lines for CMake on the wheel's library as it says, prints what the page says."""
     (tmp_path / "main.cpp").write_text(blocks("cpp")[0], encoding="utf-8")
     (tmp_path / "CMakeLists.txt").write_text(blocks("cmake")[0], encoding="utf-8")
-    for file in EMBED.iterdir():
-        shutil.copy(file, tmp_path)
-    where = f"-DCMAKE_INCLUDE_PATH={ort_include}", f"-DCMAKE_LIBRARY_PATH={ort_library}"
+    made = CliRunner().invoke(main, ["embed", "cpp", "-o", str(tmp_path / "ohlol")])
+    assert made.exit_code == 0, made.output
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(
+        ["bash", "-euc", blocks("bash")[0]],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        timeout=120,
+        check=True,
+    )
+    where = f"-DORT_INCLUDE={ort_include}", f"-DORT_LIBRARY={tmp_path / 'lib' / 'libonnxruntime.so'}"
     for command in (["-S", tmp_path, "-B", tmp_path / "build", *where], ["--build", tmp_path / "build"]):
         ran = subprocess.run(
             [program("cmake"), *command], capture_output=True, encoding="utf-8", timeout=400, check=False
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
-    ran = subprocess.run(
-        [tmp_path / "build" / "app", shipped()],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout == blocks("text")[0]
+    for words, expected in (([shipped()], (0, blocks("text")[0], "")), ([], (1, "", "usage: app BUNDLE\n"))):
+        ran = subprocess.run(
+            [tmp_path / "build" / "app", *words],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == expected
 
 
 def test_a_library_that_is_older_than_its_headers(program, ort_include, ort_library, tmp_path):

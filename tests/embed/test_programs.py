@@ -168,8 +168,8 @@ def toolchains(
         where = {"LD_LIBRARY_PATH": str(request.getfixturevalue("library"))}
 
         def build(folder: Path) -> list[str]:
-            ours = Path(ohlol.embed.__file__).with_name("cpp")
-            include = (f"-I{headers}", f"-I{ours}", "-DOHLOL_NO_UTF8PROC")
+            shutil.copytree(Path(ohlol.embed.__file__).with_name("cpp"), folder / "ohlol")
+            include = (f"-I{headers}", "-DOHLOL_NO_UTF8PROC")
             link = (f"-L{where['LD_LIBRARY_PATH']}", "-lonnxruntime")
             run(compiler, "-std=c++17", *include, "example.cpp", "-o", "example", *link, cwd=folder)
             return ["./example"]
