@@ -447,6 +447,8 @@ void for_fields(std::string_view message, Each each) {
   while (at < message.size()) {
     const std::size_t start = at;
     const std::uint64_t key = varint(message, at);
+    // protobuf leaves out the bits above, and would see another field than we do: a weight in another file, say.
+    if (key >> 32 != 0) throw Error("the number of a field is too large");
     Field field{key >> 3, 0, {}, {}};
     if ((key & 7) == 0) {
       field.value = varint(message, at);
@@ -473,7 +475,8 @@ inline bool reads_other_files(std::string_view message, char kind = 'm', int dep
     char to;
   } kLeads[] = {{'m', 7, 'g'},  {'m', 20, 'r'}, {'m', 25, 'f'}, {'r', 1, 'g'},  {'r', 2, 'g'},  {'f', 7, 'n'},
                 {'f', 11, 'a'}, {'g', 1, 'n'},  {'g', 5, 't'},  {'g', 15, 's'}, {'n', 5, 'a'},  {'a', 5, 't'},
-                {'a', 6, 'g'},  {'a', 10, 't'}, {'a', 11, 'g'}, {'a', 22, 's'}, {'a', 23, 's'}, {'s', 1, 't'}};
+                {'a', 6, 'g'},  {'a', 10, 't'}, {'a', 11, 'g'}, {'a', 22, 's'}, {'a', 23, 's'}, {'s', 1, 't'},
+                {'s', 2, 't'}};
   if (depth > 64) throw Error("graphs are nested too deep");
   bool found = false;
   for_fields(message, [&](const Field& field) {
@@ -937,7 +940,10 @@ struct Answer {
   void add(const Facts& facts, const std::int32_t* points, std::size_t count, const std::vector<Ort::Value>& outputs,
            std::size_t row, std::size_t T) {
     const std::size_t C = facts.classes;
+    const std::size_t size = facts.task == "classify" ? C : count * C;
     const float* values = outputs[0].GetTensorData<float>() + row * C * (facts.task == "classify" ? 1 : T);
+    if (!std::all_of(values, values + size, [](float value) { return std::isfinite(value); }))
+      throw Error("the model gives numbers that are none; export it again");
     if (facts.task == "classify") {
       numbers.assign(values, values + C);
     } else if (facts.task == "tag") {
@@ -1177,6 +1183,8 @@ class Model {
   /// Throws Error, which names the file, where it is not one of ours, damaged, or of another contract version.
   explicit Model(const std::filesystem::path& path, const Options& options = {})
       : core_(std::make_shared<const detail::Core>(path, options)) {}
+  Model(const Model&) = default;  // and to move is to copy: what was moved from answers still
+  Model& operator=(const Model&) = default;
 
   const std::string& task() const { return core_->facts().task; }                   // "tag", "classify" or "lm"
   const std::vector<std::string>& labels() const { return core_->facts().labels; }  // in the order of their ids
@@ -1273,8 +1281,9 @@ inline std::size_t draw(const std::vector<float>& logits, const Sampling& s, dou
     p = kept;
   }
   std::partial_sum(p.begin(), p.end(), total.begin());
-  const auto found = std::upper_bound(total.begin(), total.end(), random * total.back());
-  if (found == total.end()) throw Error("the model gives logits that are no numbers; export it again");
+  auto found = std::upper_bound(total.begin(), total.end(), random * total.back());
+  // The product may be rounded up to all of it, which is the last character's that can be.
+  if (found == total.end()) found = std::lower_bound(total.begin(), total.end(), total.back());
   return static_cast<std::size_t>(found - total.begin());
 }
 

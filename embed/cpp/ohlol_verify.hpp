@@ -34,14 +34,19 @@ std::vector<T> tensor(const Bundle& bundle, const std::string& file, std::string
   std::vector<std::size_t> found;
   std::string_view called, raw;
   std::uint64_t type = 0;
-  for_fields(bytes, [&](const Field& field) {
+  const auto read = [&](const Field& field) {
     if (field.number == 1 && field.content.empty()) found.push_back(static_cast<std::size_t>(field.value));
     for (std::size_t at = 0; field.number == 1 && at < field.content.size();)  // all in one field
       found.push_back(static_cast<std::size_t>(varint(field.content, at)));
     if (field.number == 2) type = field.value;
     if (field.number == 8) called = field.content;
     if (field.number == 9) raw = field.content;
-  });
+  };
+  try {
+    for_fields(bytes, read);
+  } catch (const Error& error) {
+    throw Error(bundle.where(file) + ": " + error.what() + "; export it again");
+  }
   if (shape.empty()) shape = found;
   bool right = called == name && found == shape && !found.empty() && type == (std::is_same_v<T, float> ? 1u : 6u);
   std::size_t size = sizeof(T);

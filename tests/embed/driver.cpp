@@ -163,7 +163,9 @@ std::string answer(std::optional<ohlol::Model>& model, const Words& words) {
     ohlol::Options options;
     if (what == "load-own") options.normalise = own;
     if (what == "load-threads") options.threads = std::stoi(words[2]);
-    model.emplace(unhex(words[1]), options);
+    ohlol::Model loaded(unhex(words[1]), options);
+    const ohlol::Model taken = std::move(loaded);  // what was moved from answers still
+    model.emplace(loaded);
     return "{\"task\":" + json(model->task()) + ",\"scheme\":" + json(model->label_scheme()) +
            ",\"form\":" + json(model->normalisation()) +
            ",\"labels\":" + list(model->labels(), [](const std::string& label) { return json(label); }) + "}";

@@ -580,6 +580,23 @@ def test_a_proof_that_does_not_hold(host, bundles, tmp_path):
     ] * 10
 
 
+def test_numbers_that_are_none(host, bundles, tmp_path):
+    """No answer is made of them, at temperature 0 neither."""
+    path = shutil.copytree(bundles["lm-gru"], tmp_path / "lm")
+    for file in (path / "model.onnx", path / "stream.onnx"):
+        model = onnx.load(str(file))
+        for weight in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(weight)
+            if values.dtype == np.float32:
+                weight.CopyFrom(onnx.numpy_helper.from_array(values * np.float32("nan"), weight.name))
+        del model.metadata_props[[entry.key for entry in model.metadata_props].index("ohlol.sha256")]
+        file.write_bytes(model.SerializeToString())
+    host.load(sealed(path))
+    expected = "the model gives numbers that are none; export it again"
+    assert host.ask("score", hexed("hello"))["error"] == expected
+    assert host.ask("made", 0, "-", "-", 5, 0, "-", "/")["error"] == expected
+
+
 def test_test_data_outside_of_the_contract(host, bundles, tmp_path):
     """A length of 0 would end the process inside the runtime."""
     path = shutil.copytree(bundles["tag-gru"], tmp_path / "bundle")
@@ -588,6 +605,8 @@ def test_test_data_outside_of_the_contract(host, bundles, tmp_path):
     onnx.save_tensor(onnx.numpy_helper.from_array(lengths, "lengths"), str(file))
     assert "input_1.pb: damaged or changed: its sha256 is" in host.ask("verify", hexed(str(path)))["error"]
     assert "a length is not that of a row" in host.ask("verify", hexed(str(sealed(path))))["error"]
+    file.write_bytes(b"\xff" * 20)
+    assert "input_1.pb: a number is cut off" in host.ask("verify", hexed(str(sealed(path))))["error"]
     file.unlink()
     assert "missing, or cannot be read" in host.ask("verify", hexed(str(path)))["error"]
 
@@ -694,6 +713,10 @@ def test_files_that_are_not_right(host, bundles, tmp_path):
     del model.metadata_props[[entry.key for entry in model.metadata_props].index("ohlol.sha256")]
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
     assert "a weight of it stands in another file" in host.load(tmp_path / "outside.onnx")["error"]
+    # protobuf leaves out what is above 32 bits: field 25, of functions, to a runtime, and none that we would know.
+    hidden = (tag / "model.onnx").read_bytes() + b"\xca\x81\x80\x80\x10\x00"
+    (tmp_path / "hidden.onnx").write_bytes(hidden)
+    assert "the number of a field is too large" in host.load(tmp_path / "hidden.onnx")["error"]
 
 
 def facts_changed(path, **facts):
