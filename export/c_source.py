@@ -35,6 +35,7 @@ HEADERS = re.compile(
 )
 LINE = 112  # characters
 LONGEST_LITERAL = 4095  # bytes that every compiler of C99 takes
+LONGEST_NAME = 48  # with what follows it, of the 63 characters that C99 has every compiler tell apart
 LISTED = 20  # labels in a comment
 
 
@@ -68,7 +69,12 @@ def described(name: str, manifest: Manifest, tables: Tables) -> Source:
 
 
 def identifier(name: str) -> str:
-    """`name` as what all names in C begin with."""
+    """`name` as what all names in C begin with. Raises `OhlolError` where it is too long for one."""
+    if len(name) > LONGEST_NAME:
+        raise OhlolError(
+            f"name {name[:20]!r}…: {len(name)} characters, expected at most {LONGEST_NAME} for C, whose compilers may tell no more "
+            "apart; give another with --name"
+        )
     plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
     fits = re.match("[A-Za-z]", plain) and not HEADERS.fullmatch(plain)
     return plain if fits else f"model_{plain}".rstrip("_")

@@ -481,6 +481,12 @@ def test_a_name_becomes_an_identifier(name, expected):
     assert expected == c_source.identifier(name)
 
 
+def test_a_name_too_long_for_c():
+    """It is refused before anything is written."""
+    with pytest.raises(OhlolError, match="300 characters, expected at most 48 for C"):
+        c_source.identifier("a" * 300)
+
+
 def test_names_that_c_has_for_itself(cc, make, tmp_path):
     """Keywords, functions, prefixes of its macros and its headers: the source compiles where they are searched for, too."""
     names = [
