@@ -16,7 +16,7 @@ const TITLES = { tag: "Labels", classify: "Label", lm: "Surprise" };
 
 let worker, strip, heat;
 let linked = null;      // which of the two shows a character that is looked at
-let most = MOST;        // characters that are answered; the worker knows how many fit into one call
+let room = MOST;        // characters that are answered; the worker knows how many fit into one call
 let busy = true;        // the worker has a request
 let wanted = null;      // the newest text that it has not been asked about
 let request = null;     // to write on, which waits for the answer before it
@@ -142,17 +142,17 @@ function free() {
 }
 
 function answerText() {
-  const characters = Array.from(wanted.slice(0, 2 * most + 1));
-  const long = characters.length > most;
+  const characters = Array.from(wanted.slice(0, 2 * room + 1));
+  const long = characters.length > room;
   at("cut").hidden = !long;
-  at("cut").textContent = `A long text: its first ${most.toLocaleString("en")} characters are read.`;
-  send({ kind: "answer", text: long ? characters.slice(0, most).join("") : wanted });
+  at("cut").textContent = `A long text: its first ${room.toLocaleString("en")} characters are read.`;
+  send({ kind: "answer", text: long ? characters.slice(0, room).join("") : wanted });
   wanted = null;
 }
 
 const replies = {
-  start({ most: fitting }) {
-    most = fitting;
+  start({ most }) {
+    room = most;
     at("loading").hidden = true;
     at("answer").hidden = false;
     at("generate").hidden = !(MODEL.task === "lm" && "stream.onnx" in MODEL.files);
