@@ -16,7 +16,12 @@ Files = Mapping[str, bytes]  # by their names, with / between parts
 
 
 def check_free(folder: Path) -> None:
-    """Raise `OhlolError` where a folder holds anything but what `write_folder` once wrote there, as it wrote it."""
+    """Raise `OhlolError` where a folder holds anything but what `write_folder` once wrote there, as it wrote it.
+
+    Nor is the working directory free: whoever stands in it would stand in a folder that is gone.
+    """
+    if folder.is_dir() and folder.samefile("."):
+        raise OhlolError(f"{folder}: is the working directory, which cannot be replaced; name another folder")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not folder.is_dir():

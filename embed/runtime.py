@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +18,7 @@ from ohlol.artifacts.files import new_folder, sha256
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"  # the one that the tests run
+VERSIONS = r"[0-9A-Za-z.+-]{1,60}"
 MODULE, WASM = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
 DIGESTS = {  # of that version, wherever it comes from
     MODULE: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
@@ -63,14 +65,18 @@ def _cache() -> Path:
 def _read(folder: Path, say: Say) -> Runtime:
     try:
         about = json.loads((folder / "package.json").read_bytes())
-        version = str(about["version"]) if about["name"] == PACKAGE else ""
+        name, version = about["name"], about["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OhlolError(
             f"{folder}: not the folder of the npm package {PACKAGE} ({error}); {_ADVICE}"
         ) from error
-    if not version:
+    if name != PACKAGE:
+        raise OhlolError(f"{folder}: holds the package {str(name)!r:.80}, expected {PACKAGE}; {_ADVICE}")
+    if not isinstance(version, str) or not re.fullmatch(
+        VERSIONS, version
+    ):  # it stands in a comment of the page
         raise OhlolError(
-            f"{folder}: holds the package {str(about['name'])!r:.80}, expected {PACKAGE}; {_ADVICE}"
+            f"{folder}: its version is {str(version)!r:.80}, expected one like {VERSION}; {_ADVICE}"
         )
     files = {}
     for name, digest in DIGESTS.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -16,9 +15,9 @@ from typing import Any
 from ohlol.artifacts import describe
 from ohlol.artifacts.alphabet import Alphabet
 from ohlol.artifacts.bundle import Bundle, Layout
-from ohlol.artifacts.errors import OhlolError, printable
-from ohlol.artifacts.files import new_folder
+from ohlol.artifacts.errors import printable
 from ohlol.artifacts.manifest import Manifest
+from ohlol.artifacts.written import check_free, write_folder
 from ohlol.embed.probe import probe
 from ohlol.embed.runtime import Runtime
 
@@ -32,8 +31,6 @@ PAGE = (
     "page.js",
 )  # copied as they are
 MODEL, RUNTIME = "model.js", "runtime.js"  # what the page is of, and what runs it
-NAMES = frozenset((*PAGE, MODEL, RUNTIME))
-MARK = b'<meta name="generator" content="ohlol web">'  # in index.html: the folder is ours to replace
 MOST_PROOF = 2**20  # bytes of test data in a page; of a language model of many characters there is more
 MOST_EXAMPLES = 5
 KNOWN = 0.8  # share of the letters of an example that a model knows, at least
@@ -91,31 +88,15 @@ def write(bundle: Bundle, site: Path, runtime: Runtime, title: str, examples: Se
     """Write the page of `bundle` into the folder `site`, whole or not at all; its index.html.
 
     `examples` are texts to begin with; without them, those that the bundle was trained on where its recipe has them, else
-    some in a writing that the model knows. Raises `OhlolError` where `site` is something else than a page of ours.
+    some in a writing that the model knows. Raises `OhlolError` where `site` is something else than a page of ours, or one that
+    was changed since.
     """
     check_free(site)
-    with new_folder(site.resolve()) as part:
-        for name in PAGE:
-            (part / name).write_bytes(_source("page", name))
-        (part / MODEL).write_text(_model(bundle, title, examples), encoding="ascii")
-        (part / RUNTIME).write_text(_runtime(runtime), encoding="ascii")
+    files = {name: _source("page", name) for name in PAGE}
+    files[MODEL] = _model(bundle, title, examples).encode("ascii")
+    files[RUNTIME] = _runtime(runtime).encode("ascii")
+    write_folder(site, files, "web")
     return site / PAGE[0]
-
-
-def check_free(site: Path) -> None:
-    """Raise `OhlolError` where there is anything but what `write` wrote."""
-    if not os.path.lexists(site) or (site.is_dir() and not any(site.iterdir())):
-        return
-    index = site / PAGE[0]
-    if not index.is_file() or MARK not in index.read_bytes():
-        raise OhlolError(
-            f"{site}: is there and is not a page that `ohlol web` wrote; name another place with -o"
-        )
-    for file in sorted(site.iterdir()):
-        if file.name not in NAMES:
-            raise OhlolError(
-                f"{site}: holds {file.name}, which `ohlol web` did not write; move it away, or name another -o"
-            )
 
 
 def _model(bundle: Bundle, title: str, examples: Sequence[str]) -> str:

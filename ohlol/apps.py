@@ -78,12 +78,13 @@ def web(
     A folder of static files with all that they need: open its index.html by double click, or put it on any host.
     """
     from ohlol.artifacts.bundle import Layout, open_named
+    from ohlol.artifacts.written import check_free
     from ohlol.embed import site
     from ohlol.embed.runtime import find
     from ohlol.serve.places import name_of
 
     opened = open_named(bundle)
-    site.check_free(output)  # before anything is fetched
+    check_free(output)  # before anything is fetched
     found = find(runtime, lambda line: click.echo(line, err=True))
     index = site.write(opened, output, found, title or name_of(bundle), examples)
     if opened.manifest.task == "lm" and Layout.stream not in opened.contents:

@@ -16,6 +16,7 @@ const TITLES = { tag: "Labels", classify: "Label", lm: "Surprise" };
 
 let worker, strip, heat;
 let linked = null;      // which of the two shows a character that is looked at
+let room = MOST;        // characters that are answered; the worker knows how many fit into one call
 let busy = true;        // the worker has a request
 let wanted = null;      // the newest text that it has not been asked about
 let request = null;     // to write on, which waits for the answer before it
@@ -42,7 +43,7 @@ function begin() {
   worker.onmessage = ({ data }) => replies[data.kind](data);
   worker.onerror = event => fail(`The model's worker did not start. ${event.message ?? ""}`);
   const { files, proof, probe } = MODEL, { module, wasm, ohlol } = RUNTIME;
-  worker.postMessage({ kind: "start", model: { files, proof, probe }, runtime: { module, wasm, ohlol } });
+  worker.postMessage({ kind: "start", model: { files, proof, probe }, runtime: { module, wasm, ohlol }, most: MOST });
 }
 
 // A character that is looked at, or -1, in the strip and the heat map: neither takes away what the other shows.
@@ -141,16 +142,17 @@ function free() {
 }
 
 function answerText() {
-  const characters = Array.from(wanted.slice(0, 2 * MOST + 1));
-  const long = characters.length > MOST;
+  const characters = Array.from(wanted.slice(0, 2 * room + 1));
+  const long = characters.length > room;
   at("cut").hidden = !long;
-  at("cut").textContent = `A long text: its first ${MOST.toLocaleString("en")} characters are read.`;
-  send({ kind: "answer", text: long ? characters.slice(0, MOST).join("") : wanted });
+  at("cut").textContent = `A long text: its first ${room.toLocaleString("en")} characters are read.`;
+  send({ kind: "answer", text: long ? characters.slice(0, room).join("") : wanted });
   wanted = null;
 }
 
 const replies = {
-  start() {
+  start({ most }) {
+    room = most;
     at("loading").hidden = true;
     at("answer").hidden = false;
     at("generate").hidden = !(MODEL.task === "lm" && "stream.onnx" in MODEL.files);
@@ -160,7 +162,12 @@ const replies = {
 
   answer({ found, ms }) {
     at("trouble").hidden = true;
-    draw(found);
+    if (found.cut) at("cut").hidden = false;
+    try {
+      draw(found);
+    } catch (error) {
+      fail(`The answer cannot be drawn: ${error.message}`);  // the next text has an answer of its own
+    }
     if (first !== null && ms !== undefined) latencies.push(ms);  // the first one compiles what it runs
     first ??= performance.now();
     if (latencies.length > LAST) latencies.shift();

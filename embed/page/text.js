@@ -2,7 +2,7 @@
 // as text, never as HTML.
 "use strict";
 
-const MOST = 1000;      // characters that are answered and drawn
+const MOST = 1000;      // characters that are answered and drawn, at most
 const UNSURE = 0.7;     // below this a label has a dashed edge
 const SURPRISING = 10;  // bits that have the full colour
 

@@ -1,5 +1,5 @@
 // The model, in a worker of its own, so that typing never waits for it. The page sends one request at a time:
-// {kind: "start", model, runtime}, {kind: "answer", text}, {kind: "generate", prompt, length, temperature, seed} and
+// {kind: "start", model, runtime, most}, {kind: "answer", text}, {kind: "generate", prompt, length, temperature, seed} and
 // {kind: "stop"} in the midst of that, {kind: "verify"}. Each but "stop" is answered by {kind: its own, …} or
 // {kind: "error", of, message}.
 "use strict";
@@ -8,7 +8,9 @@ const MOST_LIKELY = 5;  // labels or characters that are told for each place
 const FRAME = 16;       // milliseconds after which what was made is told, and a "stop" is heard
 
 const LEAST = 2 ** -149;  // of a probability above 0, in float32
+const NUMBERS = 2 ** 22;  // as in ohlol.mjs: a longer output is read by stream.onnx, and `outputs` has none of it
 
+let most;  // characters that are answered: those asked for, but no more than model.onnx takes in one call
 let model, files, proof, outputs, names, characters, ids;
 let stopped = false;
 
@@ -22,7 +24,7 @@ onmessage = async ({ data }) => {
   }
 };
 
-async function start({ model: told, runtime }) {
+async function start({ model: told, runtime, most: asked }) {
   let script, wasm;
   [script, wasm, files] = await Promise.all([unpacked(runtime.module), unpacked(runtime.wasm), allUnpacked(told.files)]);
   proof = told.proof;
@@ -36,7 +38,9 @@ async function start({ model: told, runtime }) {
   model = await load(files, { ort: watched(ort, files["model.onnx"], added) });
   characters = Array.from(model.facts.alphabet.characters);
   ids = new Map(characters.map((character, k) => [character, k + 2]));  // 0 is padding, 1 unknown
-  postMessage({ kind: "start" });
+  const classes = model.task === "lm" ? characters.length + 2 : model.labels.length;
+  most = Math.max(1, Math.min(asked, Math.floor(NUMBERS / classes)));
+  postMessage({ kind: "start", most });
 }
 
 // What a script holds as gzip in base64. Throws where it was damaged on its way.
@@ -94,13 +98,20 @@ async function answer({ text }) {
   outputs = undefined;
   const begun = performance.now();
   const call = { tag: "tag", classify: "classify", lm: "score" }[model.task];
-  const found = await model[call](text);
+  const { read, cut } = fitting(text);
+  const found = await model[call](read);
   const ms = text ? performance.now() - begun : undefined;
   const points = Array.from(found.text);
   const known = points.map(character => model.knows(character));
-  const told = { ...found, characters: points, known, hidden: hidden(points.length) };
+  const told = { ...found, cut, characters: points, known, hidden: hidden(points.length) };
   if (model.task === "lm" && outputs) Object.assign(told, foreseen(points));
   postMessage({ kind: "answer", found: told, ms });
+}
+
+// Of a text for a language model, as much as one call takes: its normalisation may have made it longer than it was typed.
+function fitting(text) {
+  const points = model.task === "lm" ? Array.from(model.normalise(text)) : [];
+  return points.length > most ? { read: points.slice(0, most).join(""), cut: true } : { read: text, cut: false };
 }
 
 // The hidden state, `(T, units)` row by row: a row is that of a character, both ways side by side.

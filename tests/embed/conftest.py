@@ -93,9 +93,9 @@ class Net(nn.Module):
         return self.linear(hidden)
 
 
-def _made(folder: Path, name: str) -> None:
+def _made(folder: Path, name: str, known: str = KNOWN) -> None:
     task, cell, both, layers, form, labels = KINDS[name]
-    alphabet = [None, None, *KNOWN]
+    alphabet = [None, None, *known]
     classes = len(alphabet) if labels is None else len(labels)
     torch.manual_seed(len(name))
     scheme = words.SCHEME if labels == words.LABELS else None
@@ -123,6 +123,13 @@ def bundles(shared_folder) -> dict[str, Path]:
 
     folder = shared_folder("bundles", make)
     return {name: folder / name for name in KINDS}
+
+
+@pytest.fixture(scope="session")
+def wide(shared_folder) -> Path:
+    """A bundle of a language model of 5,000 characters: Chinese, by their numbers. It normalises by NFD."""
+    chinese = "".join(map(chr, range(0x4E00, 0x4E00 + 5000)))
+    return shared_folder("wide", lambda folder: _made(folder, "lm-gru", chinese)) / "lm-gru"
 
 
 def answer(model: Any, text: str) -> dict[str, Any]:

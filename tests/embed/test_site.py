@@ -16,10 +16,12 @@ from ohlol.artifacts.bundle import open_bundle, shipped
 from ohlol.artifacts.errors import OhlolError
 from ohlol.artifacts.files import sha256
 from ohlol.artifacts.manifest import Manifest
+from ohlol.artifacts.written import RECORD
 from ohlol.cli import main
 from ohlol.embed import runtime, site
 from ohlol.embed.runtime import MODULE, VERSION, WASM, Runtime, find
 
+NAMES = {*site.PAGE, site.MODEL, site.RUNTIME}
 TINY = Runtime("9.9.9", b"export const a = 1;", b"\0asm")
 
 
@@ -77,7 +79,7 @@ def test_the_files_are_those_of_the_bundle(tmp_path, golden):
     site.write(bundle, tmp_path / "b", TINY, "hello")
     assert index == tmp_path / "a" / "index.html"
     names = sorted(file.name for file in index.parent.iterdir())
-    assert names == sorted(site.NAMES)
+    assert names == sorted({*NAMES, RECORD})
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
     model, run = scripts(tmp_path / "a")
     assert {name: unpacked(text) for name, text in model["files"].items() if name != "manifest.json"} == {
@@ -133,7 +135,7 @@ def test_every_file_of_the_page_is_used(tmp_path):
     """What index.html asks for is there, and nothing else."""
     index = site.write(open_bundle(shipped()), tmp_path / "a", TINY, "hello")
     text = index.read_text(encoding="utf-8")
-    assert set(re.findall(r'(?:src|href)="([^"]*)"', text)) - {"data:,"} == site.NAMES - {"index.html"}
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', text)) - {"data:,"} == NAMES - {"index.html"}
     ids = set(re.findall(r'\bid="([^"]*)"', text))
     code = "".join(
         (tmp_path / "a" / name).read_text(encoding="utf-8") for name in site.PAGE if name.endswith(".js")
@@ -176,27 +178,36 @@ def test_examples_of_ours(characters, first, others):
 
 
 def test_a_page_takes_the_place_of_a_page_alone(tmp_path):
-    """An empty folder or a page of ours is replaced; a stranger's folder, or ours with a stranger's file, is not."""
+    """An empty folder or a page of ours is replaced; a stranger's folder is not, nor one that looks like ours, nor ours
+    with a stranger's file or with changes."""
     bundle, folder = open_bundle(shipped()), tmp_path / "site"
     folder.mkdir()
     site.write(bundle, folder, TINY, "one")
     site.write(bundle, folder, TINY, "two")
     assert scripts(folder)[0]["title"] == "two"
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(OhlolError, match=r"holds notes\.txt, which `ohlol web` did not write"):
+    with pytest.raises(OhlolError, match=r"notes\.txt was added or changed since ohlol wrote the folder"):
         site.write(bundle, folder, TINY, "three")
     assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    with (folder / "page.css").open("a") as style:
+        style.write("/* mine */")
+    with pytest.raises(OhlolError, match=r"page\.css was added or changed since ohlol wrote the folder"):
+        site.write(bundle, folder, TINY, "three")
+    assert (folder / "page.css").read_text().endswith("/* mine */")
     other = tmp_path / "other"
     other.mkdir()
-    (other / "index.html").write_text("<p>my home page")
+    shutil.copy(folder / "index.html", other)
+    (other / "page.js").write_text("mine")
     file = tmp_path / "file"
     file.write_text("mine")
-    for place in (other, file):
-        with pytest.raises(
-            OhlolError, match="is not a page that `ohlol web` wrote; name another place with -o"
-        ):
+    for place, message in (
+        (other, "is there already, and not as ohlol writes it"),
+        (file, "is a file, expected a folder"),
+    ):
+        with pytest.raises(OhlolError, match=message):
             site.write(bundle, place, TINY, "three")
-    assert (other / "index.html").read_text() == "<p>my home page"
+    assert (other / "page.js").read_text() == "mine"
     assert file.read_text() == "mine"
 
 
@@ -226,7 +237,11 @@ def test_the_command_refuses_before_it_fetches(alone, package):
             [str(shipped() / "model.onnx"), "-o", str(alone / "site")],
             "model.onnx: is not a folder: name the one that it lies in; expected a bundle",
         ),
-        (["hello", "-o", str(alone / "full")], "is there and is not a page that `ohlol web` wrote"),
+        (["hello", "-o", str(alone / "full")], "is there already, and not as ohlol writes it"),
+        (
+            ["hello", "-o", ".", "--runtime", str(there)],
+            ".: is the working directory, which cannot be replaced",
+        ),
         (
             ["hello", "-o", str(alone / "site")],
             "npm is not installed; where there is a network, run `npm install",
@@ -277,6 +292,19 @@ def test_what_is_not_the_runtime_is_refused(alone, package):
     ):
         with pytest.raises(OhlolError, match=re.escape(message)):
             find(folder, print)
+
+
+@pytest.mark.parametrize(
+    "version", ["1.99.0 */ alert(1) /* ", "1.99.0-β", "\ud800", "1.99.0\n", "", "1" * 61, [1, 99], None, 1.3]
+)
+def test_a_version_that_is_none(version, alone, package):
+    """It stands in a comment of the page and in its facts: what could leave them is one clear message, and no page."""
+    folder = package(alone / "there", version)
+    ran = CliRunner().invoke(main, ["web", "hello", "-o", str(alone / "site"), "--runtime", str(folder)])
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert f"{folder}: its version is " in ran.stderr
+    assert f", expected one like {VERSION}; " in ran.stderr
+    assert not (alone / "site").exists()
 
 
 def test_the_tested_runtime_is_the_released_one(node_modules):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import ohlol
 from ohlol.cli import main
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -141,6 +143,42 @@ def test_a_long_text_is_cut_and_said_so(page_of, models, type_in, cells):
     assert len(cells(page)) == 5
     assert not page.is_visible("#cut")
     assert not page.is_visible("#undrawn")
+
+
+def test_a_long_text_for_a_model_of_many_characters(wide, web, visit, tmp_path, type_in, cells):
+    """As much is read as one call takes, and the page says how much; text that grows when it is normalised is cut too. No
+    more would be answered by stream.onnx, without what was expected at each place."""
+    page = visit((web(wide, tmp_path / "site") / "index.html").as_uri())
+    model, fits = ohlol.load(wide), 2**22 // 5002
+    text = "".join(model.manifest.alphabet.characters[:900])
+    line = page.locator("#cut")
+    for given, read, cut in (
+        (text, text[:fits], True),
+        (text[:fits], text[:fits], False),
+        ("ế" * 500, unicodedata.normalize("NFD", "ế" * 500)[:fits], True),
+        (text[:5], text[:5], False),
+    ):
+        type_in(page, given)
+        assert len(cells(page)) == len(read)
+        assert line.is_visible() == cut
+        bits = model(read).bits_per_character
+        assert page.text_content("#bits") == f"{bits:.3f} bits per character"
+        if cut:
+            playwright.expect(line).to_have_text(f"A long text: its first {fits} characters are read.")
+
+
+def test_an_answer_that_cannot_be_drawn(page_of, idle, type_in, cells):
+    """The page says so and goes on: the next text is answered, and takes the words away."""
+    page = page_of("lm-lstm")
+    page.evaluate(
+        "() => { globalThis.kept = drawAnswer; drawAnswer = () => { throw new Error('no paint'); }; }"
+    )
+    type_in(page, "hello")
+    playwright.expect(page.locator("#trouble")).to_have_text("The answer cannot be drawn: no paint")
+    page.evaluate("() => { drawAnswer = kept; }")
+    type_in(page, "wet")
+    assert "".join(c for c, *_ in cells(page)) == "wet"
+    assert not page.is_visible("#trouble")
 
 
 def test_the_newest_text_wins(page_of, idle, cells):
