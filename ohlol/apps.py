@@ -14,7 +14,7 @@ ELSEWHERE = (
     "a runtime: `ohlol export RUN --c DIR` (docs/c.md)."
 )
 THEN = {
-    "js": "now: npm install ./{folder} onnxruntime-node --onnxruntime-node-install=skip, or onnxruntime-web; docs/javascript.md",
+    "js": "now: npm install {folder} onnxruntime-node --onnxruntime-node-install=skip, or onnxruntime-web; docs/javascript.md",
     "cpp": '#include "{folder}/ohlol.hpp"; docs/cpp.md says what to link',
 }
 
@@ -54,7 +54,8 @@ def embed(language: str, output: Path) -> None:
     write_folder(output, files, language)
     for name in files:
         click.echo(output / name)
-    click.echo(THEN[language].format(folder=output), err=True)
+    shown = output.as_posix() if output.is_absolute() or language == "cpp" else f"./{output.as_posix()}"
+    click.echo(THEN[language].format(folder=shown), err=True)
 
 
 @click.command()
